@@ -1,0 +1,1 @@
+"""Frozen records that every other room speaks in. Imports nothing else of this package."""

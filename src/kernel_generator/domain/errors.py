@@ -1,0 +1,101 @@
+"""Every exception this package raises on purpose. Each message says what to do.
+
+A failed kernel is never an exception (it is an `Outcome`); these are for bad input and for the
+boundaries: provider, sandbox, trace set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flashinfer_bench import Solution
+
+    from kernel_generator.domain.attempt import Attempt
+
+
+class KernelGeneratorError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class InvalidInput(KernelGeneratorError):
+    """A setting, path or name that the caller has to mend."""
+
+
+class UnknownName(InvalidInput):
+    """A definition, language, target or model that does not exist; offers the closest names."""
+
+    def __init__(self, kind: str, name: str, choices: Sequence[str]) -> None:
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), [c.lower() for c in choices], n=3)
+        by_lower = {c.lower(): c for c in choices}
+        if close:
+            hint = "did you mean " + " or ".join(f"'{by_lower[c]}'" for c in close) + "?"
+        elif choices:
+            hint = "choose one of " + ", ".join(list(choices)[:12])
+        else:
+            hint = "there are none"
+        super().__init__(f"unknown {kind} '{name}': {hint}")
+        self.kind, self.name, self.choices = kind, name, tuple(choices)
+
+
+class TraceSetError(InvalidInput):
+    """A path that is not a trace set, or one that cannot be read or written."""
+
+
+class NoWorkloads(InvalidInput):
+    """A definition without any workload that can be run."""
+
+
+class MissingKey(InvalidInput):
+    """No API key was given for a model that needs one."""
+
+
+class UnsupportedTarget(InvalidInput):
+    """The installed toolchain cannot serve the target."""
+
+
+class ReferenceFailed(InvalidInput):
+    """The definition's own reference does not run here, so nothing can be judged against it."""
+
+
+class ProviderError(KernelGeneratorError):
+    """The model's provider did not answer usefully."""
+
+
+class ProviderRefused(ProviderError):
+    """The provider said no (400, 401, 403, 404): asking again without a change is pointless."""
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider could not be reached or kept failing after all retries."""
+
+
+class SandboxError(KernelGeneratorError):
+    """The sandbox itself failed; says nothing about the candidate."""
+
+
+class SaveFailed(KernelGeneratorError):
+    """A result could not be written; nothing half-written is left behind."""
+
+
+class NoPassingSolution(KernelGeneratorError):
+    """No version passed within the rounds. Carries every attempt, oldest first."""
+
+    def __init__(self, message: str, attempts: Sequence[Attempt]) -> None:
+        super().__init__(message)
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
+
+
+class IncompleteGeneration(KernelGeneratorError):
+    """Fewer readable solutions than asked for. Carries those that could be read."""
+
+    def __init__(
+        self, message: str, solutions: Sequence[Solution], attempts: Sequence[Attempt]
+    ) -> None:
+        super().__init__(message)
+        self.solutions: tuple[Solution, ...] = tuple(solutions)
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)

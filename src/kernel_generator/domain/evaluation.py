@@ -1,0 +1,127 @@
+"""What the judge found: an outcome, one record per workload, and the evidence behind them.
+
+The same record feeds the next prompt, the report, `--json` and the exported traces.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kernel_generator.domain.outcome import Outcome
+
+
+class Record(BaseModel):
+    """Base of frozen records that are written to disk or wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Interval(Record):
+    """A figure with its bootstrap 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Timing(Record):
+    """How long one implementation takes on one workload. Microseconds."""
+
+    device_us: Interval | None = None
+    """GPU time of a call with the queue kept full; on a CPU target, wall time of a call."""
+    call_us: Interval | None = None
+    """What a caller waits for one call on an idle device; None where not measured."""
+    first_call_us: float | None = None
+    """The first call of the process, compilation and self-tuning included."""
+    timer: str = ""
+    """Names the clock and who reads it."""
+    host_bound: bool = False
+    """True where the device queue could not be kept full, so `device_us` includes waiting."""
+
+
+class Mismatch(Record):
+    """How one output differs from the reference on one workload."""
+
+    output: str
+    wrong: int
+    """Elements beyond tolerance."""
+    total: int
+    first_index: tuple[int, ...]
+    first_got: float
+    first_expected: float
+    worst_index: tuple[int, ...]
+    worst_got: float
+    worst_expected: float
+    relative_l2: float
+    """||got - expected|| / ||expected||; NaN where either holds NaN or infinity."""
+    note: str = ""
+    """A pattern worth telling, 'all zeros' or 'never written' for example."""
+
+
+class WorkloadEvaluation(Record):
+    """What the judge found on one workload."""
+
+    uuid: str
+    axes: dict[str, int]
+    outcome: Outcome
+    message: str = ""
+    """The error, clipped to what helps an author; empty where all is well."""
+    mismatches: tuple[Mismatch, ...] = ()
+    max_absolute_error: float | None = None
+    """FlashInfer-Bench's figure: max |got - expected|, in float32."""
+    max_relative_error: float | None = None
+    """FlashInfer-Bench's figure: max |got - expected| / (|expected| + 1e-8), in float32."""
+    timing: Timing | None = None
+    baselines: dict[str, Timing] = Field(default_factory=dict[str, Timing])
+    """By name: 'reference', 'torch.compile', ..."""
+    speedups: dict[str, Interval] = Field(default_factory=dict[str, Interval])
+    """By baseline: median of per-block ratios baseline time / candidate time."""
+    floor_us: float | None = None
+    """The shown floor, from declared work over the target's peak rates; None where unknown."""
+
+
+class Isolation(Record):
+    """What kept the candidate from the judge."""
+
+    level: str
+    lacked: tuple[str, ...] = ()
+
+
+class Device(Record):
+    """Where the figures were taken."""
+
+    kind: str
+    """'cpu' or 'cuda'."""
+    name: str
+    host: str = ""
+    libraries: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class Evaluation(Record):
+    """The judge's verdict on one candidate."""
+
+    outcome: Outcome
+    message: str = ""
+    log: str = ""
+    """Clipped stdout and stderr of the child; shown, never parsed."""
+    workloads: tuple[WorkloadEvaluation, ...] = ()
+    speedup: Interval | None = None
+    """Geometric mean over workloads against the reference; None where nothing was measured."""
+    baselines: dict[str, Interval] = Field(default_factory=dict[str, Interval])
+    """Geometric-mean speedup against each named baseline."""
+    labels: tuple[str, ...] = ()
+    """What a static reading of the source noticed; labels reject nothing."""
+    isolation: Isolation | None = None
+    device: Device | None = None
+    build_environment: dict[str, str] = Field(default_factory=dict[str, str])
+    """Environment variables the build needs beyond the toolchain's defaults."""
+    complete: bool = False
+    """True where all workloads of the definition were tried, held-out ones included."""
+    seconds: float = 0.0
+    timestamp: str = Field(default_factory=lambda: datetime.now(UTC).isoformat())
+
+    def workload(self, uuid: str) -> WorkloadEvaluation | None:
+        """The record of one workload, if it was tried."""
+        return next((w for w in self.workloads if w.uuid == uuid), None)

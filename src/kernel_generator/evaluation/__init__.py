@@ -1,0 +1,1 @@
+"""The judge: builds, inputs, references, tolerances, timing and the verdict."""

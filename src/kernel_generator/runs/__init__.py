@@ -1,0 +1,1 @@
+"""The engine that moves a run forward, and what it writes down."""

@@ -1,0 +1,1 @@
+"""Isolation, and the child program that runs a candidate."""
