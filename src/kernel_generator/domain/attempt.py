@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.outcome import Outcome
-
 if TYPE_CHECKING:
     from flashinfer_bench import Solution
 
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.domain.outcome import Outcome
     from kernel_generator.domain.proposal import Proposal
 
 

@@ -6,6 +6,7 @@ boundaries: provider, sandbox, trace set.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ class UnknownName(InvalidInput):
     """A definition, language, target or model that does not exist; offers the closest names."""
 
     def __init__(self, kind: str, name: str, choices: Sequence[str]) -> None:
-        import difflib
-
         close = difflib.get_close_matches(name.lower(), [c.lower() for c in choices], n=3)
         by_lower = {c.lower(): c for c in choices}
         if close:

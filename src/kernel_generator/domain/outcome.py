@@ -1,4 +1,4 @@
-"""What became of an attempt: one closed list, each with its meaning and its FlashInfer-Bench status.
+"""What became of an attempt: one closed list, each with a meaning and an exported status.
 
 Invariant: only `PASSED` and `CORRECT_NOT_MEASURED` may ever be returned or saved as a result.
 """

@@ -1,6 +1,6 @@
 """What a kernel is written for: the hardware table, with the source of each figure.
 
-Rates are the vendors' dense peak rates; a measured ceiling always takes precedence where one exists.
+Rates are the vendors' dense peak rates; a measured ceiling takes precedence where one exists.
 """
 
 from __future__ import annotations

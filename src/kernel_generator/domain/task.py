@@ -1,4 +1,4 @@
-"""A task: one definition, its workloads split into searched and held-out, a target and a language."""
+"""A task: one definition, its workloads (searched and held-out), a target and a language."""
 
 from __future__ import annotations
 
