@@ -73,6 +73,10 @@ class ProviderUnavailable(ProviderError):
     """The provider could not be reached or kept failing after all retries."""
 
 
+class ScriptExhausted(KernelGeneratorError):
+    """A scripted model was asked more often than its script has replies."""
+
+
 class SandboxError(KernelGeneratorError):
     """The sandbox itself failed; says nothing about the candidate."""
 

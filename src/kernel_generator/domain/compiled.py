@@ -1,0 +1,43 @@
+"""The reference compiled by `torch.compile`, as the source files of a Python solution.
+
+One text serves the embedded model's proposals and the judge's `torch.compile` baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENTRY_POINT = "main.py::run"
+
+
+@dataclass(frozen=True)
+class CompileMode:
+    """How `torch.compile` is called."""
+
+    name: str
+    """'default', 'max-autotune-no-cudagraphs', ...: torch's own mode names."""
+    dynamic: bool | None = None
+    """True: one kernel for all sizes; False: one kernel a size; None: torch decides."""
+
+    def __str__(self) -> str:
+        suffix = {True: ", dynamic sizes", False: ", static sizes", None: ""}[self.dynamic]
+        return f"torch.compile ({self.name}{suffix})"
+
+
+DEFAULT_MODE = CompileMode("default")
+
+
+def compiled_sources(reference: str, mode: CompileMode = DEFAULT_MODE) -> dict[str, str]:
+    """Path to text: `reference.py` unchanged, and `main.py` that compiles its `run`."""
+    # Every captured size may become a graph of its own; torch gives up after eight by default.
+    main = f'''"""The reference, compiled by torch.compile."""
+
+import torch
+
+from . import reference
+
+torch._dynamo.config.recompile_limit = 256
+
+run = torch.compile(reference.run, mode="{mode.name}", dynamic={mode.dynamic})
+'''
+    return {"main.py": main, "reference.py": reference}

@@ -1,0 +1,147 @@
+"""The values a kernel is judged on: random, scalar or captured, as the workload says.
+
+Random values follow FlashInfer-Bench's own distributions, so that a kernel that is right there is
+right here; seeds are the judge's and fresh for every trial.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors
+import torch
+from flashinfer_bench.data import SafetensorsInput, ScalarInput
+from flashinfer_bench.utils import dtype_str_to_torch_dtype
+
+from kernel_generator.sandbox.arena import Arena, Layout, Place, view
+
+if TYPE_CHECKING:
+    from flashinfer_bench import Definition, Workload
+
+_INTEGER_RANGES = {
+    torch.int8: (-128, 128),
+    torch.int16: (-1024, 1024),
+    torch.int32: (-1024, 1024),
+    torch.int64: (-1024, 1024),
+}
+_scalar_generator = torch.Generator().manual_seed(secrets.randbits(62))
+_PLAIN_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+class InputsUnavailable(Exception):
+    """The workload's inputs cannot be had here; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """Everything about a workload's call but the values."""
+
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+
+    def layout(self, slot: int) -> Layout:
+        """The arena for it."""
+        return Layout.plan(slot, self.inputs, self.outputs)
+
+
+def plan_call(definition: Definition, workload: Workload) -> InputPlan:
+    """Names, dtypes and shapes of the call.
+
+    Raises `InputsUnavailable` where the workload does not fit the definition.
+    """
+    missing = [a for a in definition.var_axes if a not in workload.axes]
+    if missing:
+        raise InputsUnavailable(f"workload {workload.uuid} gives no value for axis {missing[0]}")
+    undescribed = [n for n in definition.inputs if n not in workload.inputs]
+    if undescribed:
+        raise InputsUnavailable(
+            f"workload {workload.uuid} does not describe input '{undescribed[0]}'"
+        )
+    inputs: list[Place] = []
+    shapes = definition.get_input_shapes(workload.axes)
+    for (name, spec), shape in zip(definition.inputs.items(), shapes, strict=True):
+        described = workload.inputs[name]
+        if isinstance(described, ScalarInput):
+            inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=described.value))
+        elif shape is None:
+            drawn = _random(Place(name, _dtype_name(spec.dtype), ()), _scalar_generator)
+            inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=drawn.item()))
+        else:
+            inputs.append(Place(name, _dtype_name(spec.dtype), tuple(shape)))
+    outputs = [
+        Place(name, _dtype_name(spec.dtype), tuple(shape or ()))
+        for (name, spec), shape in zip(
+            definition.outputs.items(), definition.get_output_shapes(workload.axes), strict=True
+        )
+    ]
+    return InputPlan(tuple(inputs), tuple(outputs))
+
+
+def fill_inputs(
+    arena: Arena, definition: Definition, workload: Workload, root: Path | None, seed: int
+) -> None:
+    """Write the workload's inputs, as `seed` decides them, into the arena.
+
+    Raises `InputsUnavailable` where a captured tensor is missing or does not fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for place in arena.layout.inputs:
+        if place.scalar is not None:
+            continue
+        described = workload.inputs[place.name]
+        if isinstance(described, SafetensorsInput):
+            value = _captured(described, place, root)
+        else:
+            value = _random(place, generator)
+            if definition.op_type == "sampling" and place.name == "probs":
+                value = torch.softmax(value.float(), dim=-1).to(place.torch_dtype)
+        if place.nbytes:
+            view(arena.bytes, place).copy_(value)
+
+
+def _dtype_name(dtype: str) -> str:
+    return str(dtype_str_to_torch_dtype(dtype)).removeprefix("torch.")
+
+
+def _random(place: Place, generator: torch.Generator) -> torch.Tensor:
+    dtype = place.torch_dtype
+    if dtype in _PLAIN_FLOATS:
+        return torch.randn(place.shape, dtype=dtype, generator=generator)
+    if dtype in _EIGHT_BIT_FLOATS:
+        return torch.randn(place.shape, generator=generator).clamp_(-2.0, 2.0).to(dtype)
+    if dtype is torch.bool:
+        return torch.randint(0, 2, place.shape, generator=generator).to(torch.bool)
+    if dtype in _INTEGER_RANGES:
+        low, high = _INTEGER_RANGES[dtype]
+        return torch.randint(low, high, place.shape, dtype=dtype, generator=generator)
+    raise InputsUnavailable(
+        f"random values of dtype {place.dtype} (input '{place.name}') are not supported"
+    )
+
+
+def _captured(described: SafetensorsInput, place: Place, root: Path | None) -> torch.Tensor:
+    path = Path(described.path)
+    if not path.is_absolute() and root is not None:
+        path = root / path
+    if not path.is_file():
+        raise InputsUnavailable(
+            f"input '{place.name}' was captured in {described.path}, which is missing: "
+            "download the trace set together with its blob/ folder"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as blob:
+            value: torch.Tensor = blob.get_tensor(described.tensor_key)
+    except safetensors.SafetensorError as error:
+        raise InputsUnavailable(
+            f"input '{place.name}': cannot read '{described.tensor_key}' from {path}: {error}"
+        ) from error
+    if tuple(value.shape) != place.shape or value.dtype != place.torch_dtype:
+        raise InputsUnavailable(
+            f"input '{place.name}' in {path} is {value.dtype} {list(value.shape)}, "
+            f"the workload says {place.dtype} {list(place.shape)}"
+        )
+    return value

@@ -1,0 +1,90 @@
+"""The judge's interface: open a session for a task, then evaluate solutions against it.
+
+A session holds what is computed once per task: inputs, reference outputs, baselines. Evaluations
+are values; only the definition's own faults raise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from flashinfer_bench import Solution, Workload
+
+    from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.domain.task import Floor, Task
+    from kernel_generator.evaluation.timing import TimingPlan
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long each step of a candidate may take, in seconds."""
+
+    build_s: float = 300.0
+    """Starting the child, importing, compiling."""
+    first_call_s: float = 120.0
+    """The first call on a workload, just-in-time compilation and self-tuning included."""
+    call_s: float = 30.0
+    """Any later call."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How thorough an evaluation is."""
+
+    trials: int = 2
+    """Distinct random inputs per workload."""
+    timing: TimingPlan | None = None
+    """None: correctness only."""
+    compiled_baseline: bool = False
+    """Also time `torch.compile` of the reference, interleaved with the rest."""
+    complete: bool = False
+    """The workloads given are all of the definition's."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A workload that cannot be run here, and why."""
+
+    workload: Workload
+    reason: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a session found out when it was opened."""
+
+    floors: dict[str, Floor] = field(default_factory=dict[str, "Floor"])
+    """By uuid of the searched workloads."""
+    unusable: tuple[Unusable, ...] = ()
+    device: str = "cpu"
+    """'cpu' or 'cuda:0'."""
+
+
+class Session(Protocol):
+    """Evaluates solutions of one task."""
+
+    opened: Opened
+
+    def evaluate(
+        self, solution: Solution, workloads: tuple[Workload, ...], profile: Profile
+    ) -> Evaluation:
+        """Judge one solution on these workloads, stopping at the first decisive failure."""
+        ...
+
+    def close(self) -> None:
+        """Release devices and processes; safe to call from another thread and twice."""
+        ...
+
+
+class Judge(Protocol):
+    """Opens sessions. Blocking; callers in an event loop use a thread."""
+
+    def open(self, task: Task) -> Session:
+        """Prepare references for a task.
+
+        Raises `ReferenceFailed` where the definition's own reference does not run here,
+        `NoWorkloads` where none of its workloads can be run.
+        """
+        ...

@@ -1,0 +1,296 @@
+"""The judge on this machine: every implementation in a child process of its own.
+
+References, seeds, comparison and verdict stay in this process. A candidate's child is fresh and is
+never used again; the reference's and the baseline's children serve one session.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flashinfer_bench.data import BuildSpec, Solution, SourceFile, SupportedLanguages
+
+from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
+from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
+from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation import outcomes, warmth
+from kernel_generator.evaluation.bench import Bench, ReferenceStopped
+from kernel_generator.evaluation.device import describe_device
+from kernel_generator.evaluation.inputs import InputsUnavailable, plan_call
+from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
+from kernel_generator.evaluation.timing import geometric_mean
+from kernel_generator.evaluation.toolchain import (
+    build_environment,
+    gpu_name,
+    portable_build_environment,
+)
+from kernel_generator.evaluation.workloads import declared_floor
+from kernel_generator.sandbox.worker import LACKED, LEVEL, Done, Order, Worker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from flashinfer_bench import Workload
+    from numpy.typing import NDArray
+
+    from kernel_generator.domain.evaluation import WorkloadEvaluation
+    from kernel_generator.domain.task import Task
+    from kernel_generator.sandbox.worker import Answer
+
+NON_DETERMINISTIC_MARK = "kernel-generator: non-deterministic"
+"""A comment with these words declares that equal inputs may give different bits."""
+
+
+class LocalJudge:
+    """Judges on this machine's CPU, or on its first GPU for a GPU target."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+
+    def open(self, task: Task) -> LocalSession:
+        """See `Judge.open`."""
+        device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
+        session = LocalSession(task, device, self._limits)
+        try:
+            session.prepare()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    worker: Worker
+    problem: str = ""
+    """Why it cannot be used; empty where it can."""
+
+
+class LocalSession:
+    """One task on one device."""
+
+    def __init__(self, task: Task, device: str, limits: Limits) -> None:
+        self._task = task
+        self._device = device
+        self._limits = limits
+        self._workers: list[Worker] = []
+        self._closed = False
+        self._lock = threading.Lock()
+        self._reference = self._start({})
+        self._compiled: _Baseline | None = None
+        self._bench = Bench(task, device, limits, self._reference, secrets.randbits(62))
+        self.opened = Opened(device=device)
+
+    def prepare(self) -> None:
+        """Run the reference on the searched workloads. Raises as `Judge.open` says."""
+        definition = self._task.definition
+        answer = self._reference.prepare(
+            self._order(reference_solution(self._task)), self._limits.build_s
+        )
+        if not isinstance(answer, Done):
+            raise ReferenceFailed(
+                f"the reference of '{definition.name}' does not load here: {_last_line(answer)}"
+            )
+        opened = Opened(device=self._device)
+        for workload in self._task.searched:
+            try:
+                operations = self._bench.count_operations(workload)
+                floor = declared_floor(plan_call(definition, workload), operations)
+                opened.floors[workload.uuid] = floor
+            except InputsUnavailable as error:
+                opened = replace(
+                    opened, unusable=(*opened.unusable, Unusable(workload, str(error)))
+                )
+            except ReferenceStopped as error:
+                raise ReferenceFailed(
+                    f"the reference of '{definition.name}' fails on {self._device} with "
+                    f"{_axes(workload)}: {_last_line(error.answer)}"
+                ) from error
+        if not opened.floors:
+            reasons = opened.unusable[0].reason if opened.unusable else "there are none"
+            raise NoWorkloads(
+                f"none of the workloads of '{definition.name}' can be run here: {reasons}"
+            )
+        self.opened = opened
+
+    def evaluate(
+        self, solution: Solution, workloads: tuple[Workload, ...], profile: Profile
+    ) -> Evaluation:
+        """See `Session.evaluate`."""
+        began = time.perf_counter()
+        language = solution.spec.language.value
+        worker = self._start(
+            build_environment(self._task.target, language), warm=language == "python"
+        )
+        try:
+            verdict = self._judge(worker, solution, workloads, profile)
+            log = worker.log
+        finally:
+            self._stop(worker)
+        return verdict.model_copy(
+            update={
+                "log": log,
+                "isolation": Isolation(level=LEVEL, lacked=LACKED),
+                "device": self._describe(),
+                "build_environment": portable_build_environment(self._task.target, language),
+                "labels": (("declared non-deterministic",) if _declared(solution) else ()),
+                "complete": profile.complete and verdict.outcome.is_result,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+
+    def _judge(
+        self,
+        worker: Worker,
+        solution: Solution,
+        workloads: tuple[Workload, ...],
+        profile: Profile,
+    ) -> Evaluation:
+        interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
+        answer = worker.prepare(self._order(solution, interpreted), self._limits.build_s)
+        if not isinstance(answer, Done):
+            outcome, message = outcomes.of_build(answer)
+            # Loading a CUDA library where there is no driver says nothing of the kernel.
+            if solution.spec.language.value == "cuda" and outcomes.lacks_driver(message):
+                outcome, message = Outcome.BUILT_NOT_RUN, "compiled; there is no GPU to run it on"
+            return Evaluation(outcome=outcome, message=message)
+        if solution.spec.language.value == "cuda" and self._device == "cpu":
+            return Evaluation(
+                outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
+            )
+        measured = self._device != "cpu" or not self._task.target.is_gpu
+        if not measured:
+            profile = replace(profile, timing=None)
+        baselines = {"reference": self._reference}
+        if profile.timing is not None and profile.compiled_baseline:
+            compiled = self._compiled_baseline()
+            if not compiled.problem:
+                baselines["torch.compile"] = compiled.worker
+        records: list[WorkloadEvaluation] = []
+        skipped = 0
+        ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        for workload in workloads:
+            judged = self._bench.judge(worker, workload, profile, baselines, _declared(solution))
+            records.append(judged.record)
+            for name, ratio in judged.ratios.items():
+                ratios[name].append(ratio)
+            if judged.skipped:
+                skipped += 1
+                continue
+            if not judged.record.outcome.is_result:
+                return Evaluation(
+                    outcome=judged.record.outcome,
+                    message=judged.record.message,
+                    workloads=tuple(records),
+                )
+        judged_records = [r for r in records if r.outcome is not Outcome.NOT_RUN]
+        if not judged_records:
+            return Evaluation(
+                outcome=Outcome.NOT_RUN,
+                message=records[0].message if records else "no workload can be run here",
+                workloads=tuple(records),
+            )
+        # A baseline that failed on one workload has no mean over all of them.
+        means = {
+            name: geometric_mean(found)
+            for name, found in ratios.items()
+            if len(found) == len(judged_records)
+        }
+        timed = all(r.outcome is Outcome.PASSED for r in judged_records)
+        return Evaluation(
+            outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
+            message=(
+                f"{skipped} of {len(records)} workloads cannot be run here: "
+                + next(r.message for r in records if r.outcome is Outcome.NOT_RUN)
+                if skipped
+                else ""
+            ),
+            workloads=tuple(records),
+            speedup=means.get("reference"),
+            baselines=means,
+        )
+
+    def _compiled_baseline(self) -> _Baseline:
+        if self._compiled is None:
+            worker = self._start({}, warm=True)
+            answer = worker.prepare(
+                self._order(compiled_solution(self._task)), self._limits.build_s
+            )
+            problem = "" if isinstance(answer, Done) else _last_line(answer)
+            self._compiled = _Baseline(worker, problem)
+        return self._compiled
+
+    def _order(self, solution: Solution, interpret: bool = False) -> Order:
+        return Order(
+            definition_json=self._task.definition.model_dump_json(),
+            solution_json=solution.model_dump_json(),
+            device=self._device,
+            interpret=interpret,
+        )
+
+    def _describe(self) -> Device:
+        return describe_device(self._device)
+
+    def _start(self, environment: dict[str, str], warm: bool = False) -> Worker:
+        worker = Worker(environment, warmth.compile_caches() if warm else None)
+        with self._lock:
+            if not self._closed:
+                self._workers.append(worker)
+                return worker
+        worker.close()
+        raise RuntimeError("the session is closed")
+
+    def _stop(self, worker: Worker) -> None:
+        worker.close()
+        with self._lock:
+            if worker in self._workers:
+                self._workers.remove(worker)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        with self._lock:
+            self._closed = True
+            workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.close()
+
+
+def reference_solution(task: Task) -> Solution:
+    """The definition's reference as a value-returning Python solution."""
+    return _trusted(task, "reference", {"main.py": task.definition.reference})
+
+
+def compiled_solution(task: Task) -> Solution:
+    """`torch.compile` of the reference, default mode."""
+    return _trusted(task, "torch-compile", compiled_sources(task.definition.reference))
+
+
+def _trusted(task: Task, what: str, sources: dict[str, str]) -> Solution:
+    return Solution(
+        name=f"{task.definition.name}__{what}",
+        definition=task.definition.name,
+        author="kernel-generator",
+        spec=BuildSpec(
+            language=SupportedLanguages.PYTHON,
+            target_hardware=[task.target.name],
+            entry_point=ENTRY_POINT,
+            destination_passing_style=False,
+        ),
+        sources=[SourceFile(path=path, content=text) for path, text in sources.items()],
+    )
+
+
+def _declared(solution: Solution) -> bool:
+    return any(NON_DETERMINISTIC_MARK in source.content for source in solution.sources)
+
+
+def _axes(workload: Workload) -> str:
+    return ", ".join(f"{k}={v}" for k, v in workload.axes.items())
+
+
+def _last_line(answer: Answer) -> str:
+    return outcomes.last_line(answer)

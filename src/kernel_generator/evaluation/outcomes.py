@@ -1,0 +1,60 @@
+"""Turns what a worker answered into an outcome and a message. The one place that does so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.sandbox.wire import Fault
+from kernel_generator.sandbox.worker import Died, Done, Failed, TimedOut
+
+if TYPE_CHECKING:
+    from kernel_generator.sandbox.worker import Answer
+
+_BY_FAULT = {
+    Fault.BUILD: Outcome.COMPILE_ERROR,
+    Fault.RUN: Outcome.RUNTIME_ERROR,
+    Fault.RESOURCE: Outcome.RESOURCE_LIMIT,
+    Fault.NOT_RUNNABLE: Outcome.NOT_RUN,
+    Fault.SHAPE: Outcome.WRONG_SHAPE,
+    Fault.DTYPE: Outcome.WRONG_DTYPE,
+    Fault.PROTOCOL: Outcome.TAMPERED,
+}
+_SIGKILL = -9
+
+
+def of_build(answer: Answer) -> tuple[Outcome, str]:
+    """Outcome and message of a failed PREPARE."""
+    outcome, message = of_run(answer)
+    if isinstance(answer, TimedOut):
+        message = f"building took longer than {answer.limit_s:.0f} s"
+    elif isinstance(answer, Died):
+        message = f"while the source was being built or imported, {answer.text}"
+    return outcome, message
+
+
+def of_run(answer: Answer) -> tuple[Outcome, str]:
+    """Outcome and message of a failed call."""
+    match answer:
+        case Failed(fault, text):
+            return _BY_FAULT[fault], text
+        case Died():
+            # SIGKILL that the judge did not send is the kernel's out-of-memory killer.
+            killed = answer.returncode == _SIGKILL
+            return (Outcome.RESOURCE_LIMIT if killed else Outcome.CRASHED), answer.text
+        case TimedOut(limit):
+            return Outcome.TIMEOUT, f"a call took longer than {limit:.0f} s"
+        case Done():
+            raise ValueError("nothing failed")
+
+
+def lacks_driver(message: str) -> bool:
+    """True where a build failed only because a library of the GPU's driver is missing."""
+    return "libcuda.so" in message and "cannot open shared object" in message
+
+
+def last_line(answer: Answer) -> str:
+    """The most telling line of a failure, for a sentence."""
+    _, message = of_run(answer)
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else message

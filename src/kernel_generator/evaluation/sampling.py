@@ -1,0 +1,135 @@
+"""Judging samplers: exact support, and a chi-square test of the draws' distribution.
+
+Target: keep the k most probable tokens, renormalise, then keep the smallest set whose mass reaches
+p, renormalise (FlashInfer's "top-k first" order); each filter only where its input is declared.
+For every draw s with distribution function F, u = F(s - 1) + v (F(s) - F(s - 1)), v uniform, is
+uniform on [0, 1] iff the sampler is right (randomised probability integral transform), so draws
+from different rows and workloads pool into one test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flashinfer_bench import Definition
+
+BUCKETS = 64
+ENOUGH_DRAWS = 1024
+"""16 expected draws a bucket."""
+LEAST_DRAWS = 256
+"""With fewer than 4 expected draws a bucket the test says nothing; only the support was checked."""
+_TIE = 1e-6
+"""Relative margin within which a token at the edge of a filter may be kept or dropped."""
+_STATISTIC_LIMIT = 63 + 6.0 * (2 * 63) ** 0.5
+"""Six standard deviations above the mean of chi-square with 63 degrees of freedom: a false alarm
+about once in 1e6 tests (its right tail is heavier than a normal's)."""
+
+
+def is_sampler(definition: Definition) -> bool:
+    """True for definitions that draw tokens from `probs` and are judged by distribution."""
+    outputs = list(definition.outputs.values())
+    return (
+        definition.op_type == "sampling"
+        and "probs" in definition.inputs
+        and set(definition.inputs) <= {"probs", "top_k", "top_p"}
+        and len(outputs) == 1
+        and outputs[0].dtype.value in ("int64", "int32")
+    )
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a sampler may draw, per row. float64 [rows, vocabulary]."""
+
+    probabilities: torch.Tensor
+    allowed: torch.Tensor
+    """bool: tokens inside the filters, those within a tie of an edge included."""
+
+
+def target_distribution(inputs: Mapping[str, torch.Tensor]) -> Distribution:
+    """The distribution that `probs`, `top_k` and `top_p` describe."""
+    mass = inputs["probs"].to(torch.float64)
+    mass = mass / mass.sum(dim=-1, keepdim=True)
+    allowed = mass > 0
+    rows, vocabulary = mass.shape
+    if "top_k" in inputs:
+        k = inputs["top_k"].to(torch.int64)
+        k = torch.where((k <= 0) | (k > vocabulary), vocabulary, k)
+        ordered = mass.sort(dim=-1, descending=True).values
+        edge = ordered.gather(-1, (k - 1).unsqueeze(-1))
+        allowed = allowed & (mass >= edge * (1 - _TIE))
+        mass = torch.where(mass >= edge, mass, 0.0)
+        mass = mass / mass.sum(dim=-1, keepdim=True)
+    if "top_p" in inputs:
+        p = inputs["top_p"].to(torch.float64).unsqueeze(-1)
+        ordered, order = mass.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        inside = torch.zeros(rows, vocabulary, dtype=torch.bool)
+        near = torch.zeros_like(inside)
+        inside.scatter_(-1, order, (before < p) | (p >= 1))
+        near.scatter_(-1, order, (before < p + _TIE) | (p >= 1))
+        allowed = allowed & near
+        mass = torch.where(inside, mass, 0.0)
+        mass = mass / mass.sum(dim=-1, keepdim=True)
+    return Distribution(mass, allowed)
+
+
+def outside_support(draws: torch.Tensor, distribution: Distribution) -> str | None:
+    """A sentence naming the first draw that is no token, or one that is filtered out."""
+    rows, vocabulary = distribution.allowed.shape
+    tokens = draws.to(torch.int64).reshape(-1)
+    bad_range = (tokens < 0) | (tokens >= vocabulary)
+    if bool(bad_range.any()):
+        row = int(bad_range.to(torch.uint8).argmax())
+        return f"row {row}: sample {int(tokens[row])} is not a token (vocabulary {vocabulary})"
+    allowed = distribution.allowed[torch.arange(rows), tokens]
+    if not bool(allowed.all()):
+        row = int((~allowed).to(torch.uint8).argmax())
+        return (
+            f"row {row}: token {int(tokens[row])} was drawn, which the filters exclude "
+            f"(probability {float(distribution.probabilities[row, tokens[row]]):.3g})"
+        )
+    return None
+
+
+class DrawCounter:
+    """Pools draws and tests their distribution."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BUCKETS)
+        self._rng = np.random.default_rng()
+
+    @property
+    def draws(self) -> int:
+        """How many were counted."""
+        return int(self._counts.sum())
+
+    def add(self, draws: torch.Tensor, distribution: Distribution) -> None:
+        """Count one call's draws, int [rows]; all of them inside the support."""
+        tokens = draws.to(torch.int64).reshape(-1, 1)
+        upper = distribution.probabilities.cumsum(dim=-1).gather(-1, tokens).squeeze(-1).numpy()
+        width = distribution.probabilities.gather(-1, tokens).squeeze(-1).numpy()
+        u = upper - self._rng.random(len(upper)) * width
+        buckets = np.clip((u * BUCKETS).astype(int), 0, BUCKETS - 1)
+        self._counts += np.bincount(buckets, minlength=BUCKETS)
+
+    def verdict(self) -> str | None:
+        """A sentence where the draws do not follow the target; None where they may."""
+        if self.draws < LEAST_DRAWS:
+            return None
+        expected = self.draws / BUCKETS
+        statistic = float(((self._counts - expected) ** 2 / expected).sum())
+        if statistic <= _STATISTIC_LIMIT:
+            return None
+        return (
+            f"{self.draws} draws do not follow the filtered distribution: chi-square "
+            f"{statistic:.0f} over {BUCKETS} buckets of equal mass, at most "
+            f"{_STATISTIC_LIMIT:.0f} is accepted"
+        )

@@ -1,0 +1,100 @@
+"""Compiler caches that trusted code filled once, copied into every fresh sandbox that compiles.
+
+On a CPU the first `torch.compile` of a machine probes the compiler and precompiles headers for
+15-25 s. That is paid once per machine and version, never by a candidate, and nothing that a
+candidate writes comes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+from flashinfer_bench.data import (
+    BuildSpec,
+    Definition,
+    RandomInput,
+    Solution,
+    SourceFile,
+    SupportedLanguages,
+    Workload,
+)
+
+from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
+from kernel_generator.evaluation.inputs import plan_call
+from kernel_generator.sandbox.arena import Arena
+from kernel_generator.sandbox.worker import Done, Order, Worker
+
+_LIMIT_S = 240.0
+_REFERENCE = "def run(x):\n    y = x.float()\n    return (y * y.mean()).exp().to(x.dtype)\n"
+
+
+@cache
+def compile_caches() -> Path | None:
+    """Files for a fresh sandbox's HOME, made on first use; None where they cannot be made."""
+    key = "|".join([platform.node(), platform.python_version(), metadata.version("torch")])
+    name = "compile-" + hashlib.sha256(key.encode()).hexdigest()[:12]
+    try:
+        root = Path(platformdirs.user_cache_path("kernel-generator", ensure_exists=True))
+        folder = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not folder.is_dir():
+                _warm(folder)
+    except OSError:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _warm(folder: Path) -> None:
+    definition = Definition.model_validate(
+        {
+            "name": "warm_up",
+            "op_type": "warm_up",
+            "axes": {"n": {"type": "var"}},
+            "inputs": {"x": {"shape": ["n"], "dtype": "bfloat16"}},
+            "outputs": {"y": {"shape": ["n"], "dtype": "bfloat16"}},
+            "reference": _REFERENCE,
+        }
+    )
+    solution = Solution(
+        name="warm_up",
+        definition="warm_up",
+        author="kernel-generator",
+        spec=BuildSpec(
+            language=SupportedLanguages.PYTHON,
+            target_hardware=["CPU"],
+            entry_point=ENTRY_POINT,
+            destination_passing_style=False,
+        ),
+        sources=[
+            SourceFile(path=path, content=text)
+            for path, text in compiled_sources(_REFERENCE).items()
+        ],
+    )
+    order = Order(definition.model_dump_json(), solution.model_dump_json(), "cpu")
+    arena = Arena.create(plan_call(definition, _workload()).layout(0))
+    arena.region(arena.layout.inputs[0]).zero_()
+    with Worker() as worker:
+        steps = (
+            lambda: worker.prepare(order, _LIMIT_S),
+            lambda: worker.bind(arena, _LIMIT_S),
+            lambda: worker.run(0, _LIMIT_S),
+        )
+        done = all(isinstance(step(), Done) for step in steps)
+        if done:
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+            for kept in (worker.home / "cache" / "inductor", *worker.home.glob("torchinductor_*")):
+                shutil.copytree(kept, partial / kept.relative_to(worker.home))
+            partial.rename(folder)
+    arena.close()
+
+
+def _workload() -> Workload:
+    return Workload(axes={"n": 64}, inputs={"x": RandomInput()}, uuid="warm-up")

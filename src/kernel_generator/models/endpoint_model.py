@@ -1,0 +1,144 @@
+"""A language model behind an OpenAI-compatible endpoint: asks, asks again, prices, and classifies.
+
+Retries are never stacked: the SDK repeats what fails before a stream has begun (statuses,
+connections), this module what fails after (a stream that stalls, breaks or ends early).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import openai
+
+from kernel_generator.domain.conversation import Finish, Reply
+from kernel_generator.domain.errors import InvalidInput, ProviderRefused, ProviderUnavailable
+from kernel_generator.models.answer import Answer, BrokenAnswer, Declined, NotAnApi
+from kernel_generator.models.chat import ChatDialect
+from kernel_generator.models.faults import FinalError, blot, failure, not_an_api
+from kernel_generator.models.price import Price, cost_usd
+from kernel_generator.models.protocol import Patience
+from kernel_generator.models.responses import ResponsesDialect
+from kernel_generator.models.transport import open_client
+
+if TYPE_CHECKING:
+    from kernel_generator.domain.conversation import Request
+    from kernel_generator.models.answer import Dialect
+    from kernel_generator.models.credentials import Endpoint
+
+_LONGEST_BACKOFF_S = 8.0
+
+
+class EndpointModel:
+    """A `LanguageModel` at an `Endpoint`. May be used from several event loops in turn."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        patience: Patience | None = None,
+        stream: bool = True,
+        price: Price | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._patience = patience or Patience()
+        self._stream = stream
+        self._price = price
+        self._dialect = _speak(endpoint, stream, self._patience.answer_s)
+        # Connections belong to the loop they were opened in; a synchronous caller starts many.
+        self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI]()
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self._endpoint.model
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is asked."""
+        return self._endpoint
+
+    async def ask(self, request: Request) -> Reply:
+        """The model's answer.
+
+        Raises `InvalidInput` for a setting the endpoint is known not to take, `ProviderRefused`
+        and `ProviderUnavailable`.
+        """
+        effort = request.sampling.reasoning_effort
+        if effort is not None and not self._endpoint.takes_effort:
+            raise InvalidInput(
+                f"model '{self.name}' takes no reasoning_effort (got '{effort}'): leave it out, "
+                "or choose a model that reasons"
+            )
+        started = time.perf_counter()
+        answer = await self._persist(request)
+        return Reply(
+            text=answer.text,
+            finish=answer.finish,
+            model=answer.model or self.name,
+            usage=answer.usage,
+            cost_usd=self._cost(answer),
+            seconds=time.perf_counter() - started,
+            detail=answer.detail,
+        )
+
+    async def close(self) -> None:
+        """Closes the connections of the running event loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    async def _persist(self, request: Request) -> Answer:
+        pause = self._patience.backoff_s
+        retries = self._patience.max_retries
+        for left in range(retries, -1, -1):
+            try:
+                return await self._ask_once(request)
+            except BrokenAnswer as error:
+                if left == 0:
+                    host = self._endpoint.origin.host
+                    raise ProviderUnavailable(
+                        f"{host} gave no whole answer in {retries + 1} tries, lastly: "
+                        f"{blot(str(error), self._endpoint)}. Try again later"
+                    ) from error
+            await asyncio.sleep(min(pause, _LONGEST_BACKOFF_S))
+            pause *= 2
+        raise AssertionError("the last try returns or raises")
+
+    async def _ask_once(self, request: Request) -> Answer:
+        """One exchange. The boundary where everything that escapes it is classified."""
+        try:
+            try:
+                return await self._dialect.answer(self._client(), request)
+            except openai.APIError as error:
+                raise failure(error, self._endpoint, self._patience.max_retries) from error
+        except Declined as error:
+            detail = blot(str(error), self._endpoint)
+            return Answer(text="", finish=Finish.REFUSED, detail=detail)
+        except NotAnApi as error:
+            raise not_an_api(str(error), self._endpoint) from error
+        except FinalError as error:
+            said = blot(str(error), self._endpoint)
+            host = self._endpoint.origin.host
+            raise ProviderRefused(f"{host} rejected the request: {said}") from error
+
+    def _client(self) -> openai.AsyncOpenAI:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = open_client(self._endpoint, self._patience, stream=self._stream)
+        return self._clients[loop]
+
+    def _cost(self, answer: Answer) -> float | None:
+        """By the name the provider gives, else by the one it was asked for."""
+        url, price = self._endpoint.base_url, self._price
+        cost = cost_usd(answer.usage, answer.model or self.name, url, price)
+        return cost_usd(answer.usage, self.name, url, price) if cost is None else cost
+
+
+def _speak(endpoint: Endpoint, stream: bool, answer_s: float) -> Dialect:
+    if endpoint.dialect == "responses":
+        return ResponsesDialect(endpoint.model, stream=stream, answer_s=answer_s)
+    at_openai = endpoint.provider == "openai"
+    return ChatDialect(endpoint.model, at_openai=at_openai, stream=stream, answer_s=answer_s)

@@ -1,0 +1,150 @@
+"""Tells provider failures apart: no, not now, and the provider's rules. Messages say what to do.
+
+A key that a provider echoes is blotted out of every message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import openai
+
+from kernel_generator.domain.errors import ProviderError, ProviderRefused, ProviderUnavailable
+from kernel_generator.models.answer import BrokenAnswer, Declined
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kernel_generator.models.credentials import Endpoint
+
+_LONGEST_QUOTE = 600
+_POLICY_CODES = {"content_filter", "content_policy_violation", "invalid_prompt"}
+_FINAL_CODES = {
+    "400",
+    "401",
+    "402",
+    "403",
+    "404",
+    "billing_hard_limit_reached",
+    "context_length_exceeded",
+    "insufficient_quota",
+    "invalid_api_key",
+    "invalid_request_error",
+    "model_not_found",
+}
+_PASSING_STATUSES = {408, 409, 429}
+
+
+class FinalError(Exception):
+    """An error inside an answer that asking again will not mend. Stays in this room."""
+
+
+def raise_for_code(code: str | None, kind: str | None, message: str) -> None:
+    """For an error told inside an answer whose status was 200."""
+    named = {str(code), str(kind)}
+    if named & _POLICY_CODES:
+        raise Declined(message)
+    if named & _FINAL_CODES:
+        raise FinalError(message)
+    raise BrokenAnswer(f"the provider broke the answer off: {message}")
+
+
+def raise_for_body(body: Mapping[str, object] | None) -> None:
+    """For a body that holds an `error` in place of an answer; returns where it holds none."""
+    error = (body or {}).get("error")
+    if not error:
+        return
+    fields = cast("dict[str, object]", error) if isinstance(error, dict) else {}
+    code, kind = fields.get("code"), fields.get("type")
+    raise_for_code(str(code) if code else None, str(kind) if kind else None, quote(error))
+
+
+def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> ProviderError:
+    """What the SDK raised, once it has used up its own retries.
+
+    Raises `Declined` where the provider's rules refused the question, and `BrokenAnswer` for an
+    error told mid-stream that may pass.
+    """
+    said = blot(quote(error.body) or error.message, endpoint)
+    host = endpoint.origin.host
+    if isinstance(error, openai.APIStatusError):
+        if error.status_code == 400 and error.code in _POLICY_CODES:
+            raise Declined(said)
+        if error.code == "insufficient_quota":
+            return ProviderRefused(f"{host} has no quota left for this key: {said}")
+        if error.status_code in _PASSING_STATUSES or error.status_code >= 500:
+            return ProviderUnavailable(
+                f"{host} kept answering {error.status_code} after {retries} retries: {said}. "
+                "Try again later"
+            )
+        return ProviderRefused(_advice(error, endpoint, said))
+    if isinstance(error, openai.APITimeoutError):
+        return ProviderUnavailable(
+            f"{host} did not answer in time, {retries} retries included. Try again later, or "
+            "raise the idle timeout"
+        )
+    if isinstance(error, openai.APIConnectionError):
+        cause = blot(str(error.__cause__ or error), endpoint)
+        return ProviderUnavailable(
+            f"{endpoint.base_url} could not be reached, {retries} retries included ({cause}). "
+            "Check the network and the base URL"
+        )
+    try:
+        raise_for_code(error.code, error.type, said)
+    except FinalError:
+        return ProviderRefused(f"{host} rejected the request: {said}")
+    raise AssertionError("raise_for_code always raises")
+
+
+def not_an_api(found: str, endpoint: Endpoint) -> ProviderRefused:
+    """For a host that answers with something else than its API."""
+    return ProviderRefused(
+        f"{endpoint.base_url} answered with {found}: the base URL is probably wrong (it usually "
+        "ends in /v1)"
+    )
+
+
+def _advice(error: openai.APIStatusError, endpoint: Endpoint, said: str) -> str:
+    host, model, status = endpoint.origin.host, endpoint.model, error.status_code
+    match status:
+        case 401:
+            what = f"rejected the key from {endpoint.key_source} (401); check or renew that key"
+        case 402:
+            what = "wants payment (402); add credit to the key's account"
+        case 403:
+            what = (
+                f"forbids this (403); the key from {endpoint.key_source} may lack access to model "
+                f"'{model}', or the region is not served"
+            )
+        case 404:
+            what = (
+                f"knows no such model or path (404); check the model name '{model}' and the base "
+                f"URL {endpoint.base_url}"
+            )
+        case _ if 300 <= status < 400:
+            where = error.response.headers.get("location", "elsewhere")
+            what = f"redirects to {where} ({status}); give that address as the base URL"
+        case _:
+            what = f"rejected the request ({status}); change the setting or model it names"
+    return f"{host} {what}. It said: {said}"
+
+
+def quote(body: object) -> str:
+    """A provider's own words out of an error body of any shape, clipped."""
+    if isinstance(body, list) and body:
+        return quote(cast("list[object]", body)[0])
+    if isinstance(body, dict):
+        fields = cast("dict[str, object]", body)
+        for name in ("message", "error", "detail"):
+            if fields.get(name):
+                return quote(fields[name])
+    text = str(body or "").strip()
+    if text.startswith("<"):
+        return "(a web page)"
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
+
+
+def blot(text: str, endpoint: Endpoint) -> str:
+    """The text without the key."""
+    key = endpoint.api_key.get_secret_value()
+    return text.replace(key, "[key]") if len(key) > 4 else text

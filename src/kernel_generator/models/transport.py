@@ -1,0 +1,74 @@
+"""The HTTP client of one endpoint: sends our key and our headers there, and nothing else anywhere.
+
+The SDK fills what it is not given from its own environment variables (organization, project,
+admin key, arbitrary custom headers) and follows redirects. Every request therefore passes an
+allow-list just before it is sent, and redirects are answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx2
+from openai import AsyncOpenAI
+
+from kernel_generator.models.credentials import is_local
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kernel_generator.models.credentials import Endpoint
+    from kernel_generator.models.protocol import Patience
+
+_HEADERS = {
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "transfer-encoding",
+    "user-agent",
+}
+_OPENAI_HEADERS = {"openai-organization", "openai-project"}
+
+
+def open_client(endpoint: Endpoint, patience: Patience, *, stream: bool) -> AsyncOpenAI:
+    """A client that retries by itself what fails before an answer has begun."""
+    timeout = httpx2.Timeout(
+        connect=patience.connect_s,
+        # Between two bytes of a stream; an answer that is not streamed is one long silence.
+        read=patience.idle_s if stream else patience.answer_s,
+        write=patience.idle_s,
+        pool=None,
+    )
+    http = httpx2.AsyncClient(
+        timeout=timeout,
+        follow_redirects=False,
+        # No proxy stands between this machine and itself.
+        trust_env=not is_local(endpoint.origin.host),
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        event_hooks={"request": [_only_ours(endpoint)]},
+    )
+    return AsyncOpenAI(
+        api_key=endpoint.api_key.get_secret_value(),
+        admin_api_key="",
+        webhook_secret="",
+        base_url=endpoint.base_url,
+        timeout=timeout,
+        max_retries=patience.max_retries,
+        http_client=http,
+    )
+
+
+def _only_ours(endpoint: Endpoint) -> Callable[[httpx2.Request], Awaitable[None]]:
+    allowed = _HEADERS | (_OPENAI_HEADERS if endpoint.provider == "openai" else set[str]())
+
+    async def keep(request: httpx2.Request) -> None:
+        for name in list(request.headers):
+            if name.lower() not in allowed and not name.lower().startswith("x-stainless-"):
+                del request.headers[name]
+        request.headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
+
+    return keep

@@ -1,0 +1,126 @@
+"""One block of shared memory holding a call's inputs and outputs, with guard zones between them.
+
+The judge lays it out and fills it; the child maps the same memory. On a GPU the child copies the
+whole block to the device and back, so that guard zones and untouched bytes are seen there too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import torch
+from pydantic import TypeAdapter
+
+GUARD_BYTES = 512
+GUARD_VALUE = 0xA5
+POISON_VALUE = 0xFF
+"""Fills outputs before a call: NaN in every floating format, -1 in every integer."""
+_ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor lies, or the value of one scalar."""
+
+    name: str
+    dtype: str
+    """torch's name of the dtype, 'bfloat16' for example."""
+    shape: tuple[int, ...]
+    offset: int = 0
+    scalar: int | float | bool | None = None
+    """The value, where the argument is a Python scalar and takes no memory."""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype as torch has it."""
+        return getattr(torch, self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor; 0 for a scalar."""
+        if self.scalar is not None:
+            return 0
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count * self.torch_dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The plan of an arena; travels to the child as JSON."""
+
+    slot: int
+    size: int
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+
+    @staticmethod
+    def plan(slot: int, inputs: tuple[Place, ...], outputs: tuple[Place, ...]) -> Layout:
+        """Give every tensor an aligned offset with a guard zone on both sides."""
+        at = GUARD_BYTES
+
+        def put(place: Place) -> Place:
+            nonlocal at
+            if place.scalar is not None:
+                return place
+            at = -(-at // _ALIGNMENT) * _ALIGNMENT
+            placed = Place(place.name, place.dtype, place.shape, at)
+            at += place.nbytes + GUARD_BYTES
+            return placed
+
+        placed_inputs = tuple(put(p) for p in inputs)
+        placed_outputs = tuple(put(p) for p in outputs)
+        size = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
+        return Layout(slot, size, placed_inputs, placed_outputs)
+
+    def to_json(self) -> bytes:
+        """The plan as the child reads it."""
+        return TypeAdapter(Layout).dump_json(self)
+
+    @staticmethod
+    def from_json(data: bytes) -> Layout:
+        """Inverse of `to_json`."""
+        return TypeAdapter(Layout).validate_json(data)
+
+
+class Arena:
+    """Shared memory behind a layout. Closing it frees the memory once no child maps it."""
+
+    def __init__(self, layout: Layout, fd: int) -> None:
+        self.layout = layout
+        self.fd = fd
+        self._map = mmap.mmap(fd, layout.size)
+        self.bytes: torch.Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
+        """All of it, uint8 [layout.size], on the CPU."""
+
+    @staticmethod
+    def create(layout: Layout) -> Arena:
+        """New anonymous memory, guard zones and outputs filled with their patterns."""
+        fd = os.memfd_create("kernel-generator-arena", os.MFD_CLOEXEC)
+        os.ftruncate(fd, layout.size)
+        arena = Arena(layout, fd)
+        arena.bytes.fill_(GUARD_VALUE)
+        for place in layout.outputs:
+            arena.region(place).fill_(POISON_VALUE)
+        return arena
+
+    def region(self, place: Place) -> torch.Tensor:
+        """The raw bytes of one tensor, uint8."""
+        return self.bytes[place.offset : place.offset + place.nbytes]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self.fd)
+
+
+def view(block: torch.Tensor, place: Place) -> torch.Tensor:
+    """The tensor at `place` as a view of `block`, uint8 [layout.size] on any device."""
+    region = block[place.offset : place.offset + place.nbytes]
+    if place.nbytes == 0:
+        return torch.empty(place.shape, dtype=place.torch_dtype, device=block.device)
+    if place.torch_dtype is torch.bool:
+        return region.view(torch.bool).view(place.shape)
+    return region.view(place.torch_dtype).view(place.shape)

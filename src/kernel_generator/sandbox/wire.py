@@ -1,0 +1,139 @@
+"""The protocol between judge and child: fixed binary frames over a Unix socket.
+
+The judge sends JSON it wrote itself. The child, which is untrusted, answers with fixed structs and
+at most one clipped text; nothing it sends is ever unpickled or evaluated.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+_HEADER = struct.Struct("<4sBI")
+_MAGIC = b"KGW1"
+_MAX_PAYLOAD = 64 * 1024 * 1024
+"""A definition and a solution travel as one frame; no answer comes near this."""
+MAX_TEXT = 24_000
+"""Characters of a failure's text that a child may send."""
+DONE = struct.Struct("<IdBd")
+"""count, device nanoseconds per train, flags, spare figure (operations counted)."""
+
+
+class Kind(IntEnum):
+    """Frame kinds: below 100 from the judge, from 100 on from the child."""
+
+    PREPARE = 1
+    BIND = 2
+    RUN = 3
+    TRAIN = 4
+    COUNT = 5
+    RELEASE = 6
+    QUIT = 7
+    READY = 100
+    DONE = 101
+    FAILED = 102
+
+
+class Train(IntEnum):
+    """How a train of calls is driven."""
+
+    CALLS = 0
+    """Back to back, then one synchronisation. The judge's clock spans it."""
+    DEVICE = 1
+    """CUDA only: events around each call, cold L2, the queue kept full behind a spin kernel."""
+    SYNCED = 2
+    """Each call followed by a synchronisation: what a caller waits for."""
+
+
+class Fault(IntEnum):
+    """What kind of failure a child reports. A claim: it can only hurt the candidate itself."""
+
+    BUILD = 1
+    RUN = 2
+    RESOURCE = 3
+    NOT_RUNNABLE = 4
+    SHAPE = 5
+    DTYPE = 6
+    PROTOCOL = 7
+
+
+QUEUE_KEPT_FULL = 1
+"""Flag of `DONE`: the device never waited for the host during a DEVICE train."""
+
+
+class ChannelClosed(Exception):
+    """The other side is gone."""
+
+
+class ChannelTimeout(Exception):
+    """No complete frame within the deadline."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One message, with a file descriptor where one came along."""
+
+    kind: int
+    payload: bytes
+    fd: int | None = None
+
+
+def send(sock: socket.socket, kind: int, payload: bytes = b"", fd: int | None = None) -> None:
+    """Send one frame. Raises `ChannelClosed`."""
+    head = _HEADER.pack(_MAGIC, kind, len(payload))
+    try:
+        if fd is None:
+            sock.sendall(head)
+        else:
+            socket.send_fds(sock, [head], [fd])
+        sock.sendall(payload)
+    except TimeoutError as error:
+        raise ChannelTimeout from error
+    except OSError as error:
+        raise ChannelClosed(str(error)) from error
+
+
+def receive(sock: socket.socket, timeout: float | None = None) -> Frame:
+    """Receive one frame within `timeout` seconds.
+
+    Raises `ChannelClosed` where the other side is gone or speaks something else, `ChannelTimeout`.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    fds: list[int] = []
+    try:
+        head = b""
+        while len(head) < _HEADER.size:
+            _arm(sock, deadline)
+            data, new_fds, _, _ = socket.recv_fds(sock, _HEADER.size - len(head), 1)
+            fds.extend(new_fds)
+            if not data:
+                raise ChannelClosed("closed")
+            head += data
+        magic, kind, length = _HEADER.unpack(head)
+        if magic != _MAGIC or length > _MAX_PAYLOAD:
+            raise ChannelClosed("not a frame")
+        payload = bytearray()
+        while len(payload) < length:
+            _arm(sock, deadline)
+            data = sock.recv(min(1 << 20, length - len(payload)))
+            if not data:
+                raise ChannelClosed("closed")
+            payload += data
+    except TimeoutError as error:
+        raise ChannelTimeout from error
+    except OSError as error:
+        raise ChannelClosed(str(error)) from error
+    return Frame(kind, bytes(payload), fds[0] if fds else None)
+
+
+def _arm(sock: socket.socket, deadline: float | None) -> None:
+    if deadline is None:
+        sock.settimeout(None)
+        return
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left)
