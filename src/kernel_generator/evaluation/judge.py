@@ -39,8 +39,9 @@ class Profile:
     """None: correctness only."""
     compiled_baseline: bool = False
     """Also time `torch.compile` of the reference, interleaved with the rest."""
-    complete: bool = False
-    """The workloads given are all of the definition's."""
+    beats: float | None = 0.0
+    """Held-out workloads are tried only where the speedup over the reference on the searched ones
+    exceeds this, or where nothing is measured; None: never."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,9 @@ class Session(Protocol):
 
     opened: Opened
 
-    def evaluate(
-        self, solution: Solution, workloads: tuple[Workload, ...], profile: Profile
-    ) -> Evaluation:
-        """Judge one solution on these workloads, stopping at the first decisive failure."""
+    def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
+        """Judge one solution on the searched workloads, then on the held-out ones where it earns
+        them, stopping at the first decisive failure."""
         ...
 
     def close(self) -> None:

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
     from numpy.typing import NDArray
 
-    from kernel_generator.domain.evaluation import WorkloadEvaluation
+    from kernel_generator.domain.evaluation import Interval, WorkloadEvaluation
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.bench import Judged
     from kernel_generator.sandbox.worker import Answer
 
 NON_DETERMINISTIC_MARK = "kernel-generator: non-deterministic"
@@ -68,6 +69,69 @@ class _Baseline:
     worker: Worker
     problem: str = ""
     """Why it cannot be used; empty where it can."""
+
+
+class _Tally:
+    """Adds up the workloads of one evaluation."""
+
+    def __init__(self, baselines: tuple[str, ...]) -> None:
+        self._records: list[WorkloadEvaluation] = []
+        self._skipped: list[WorkloadEvaluation] = []
+        self._ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        self.failure: WorkloadEvaluation | None = None
+
+    def add(self, judged: Judged) -> None:
+        """Count one workload; its failure, if it is one, is the evaluation's."""
+        self._records.append(judged.record)
+        if judged.skipped:
+            self._skipped.append(judged.record)
+            return
+        for name, ratio in judged.ratios.items():
+            self._ratios[name].append(ratio)
+        if not judged.record.outcome.is_result:
+            self.failure = judged.record
+
+    def means(self) -> dict[str, Interval]:
+        """Geometric-mean speedups; a baseline that failed on one workload has none."""
+        judged = len(self._records) - len(self._skipped)
+        return {
+            name: geometric_mean(found)
+            for name, found in self._ratios.items()
+            if found and len(found) == judged
+        }
+
+    def evaluation(self) -> Evaluation:
+        """The verdict on what was added."""
+        records = tuple(self._records)
+        if self.failure is not None:
+            return Evaluation(
+                outcome=self.failure.outcome, message=self.failure.message, workloads=records
+            )
+        if len(self._skipped) == len(records):
+            message = records[0].message if records else "no workload can be run here"
+            return Evaluation(outcome=Outcome.NOT_RUN, message=message, workloads=records)
+        means = self.means()
+        timed = all(r.outcome is Outcome.PASSED for r in records if r not in self._skipped)
+        message = ""
+        if self._skipped:
+            message = (
+                f"{len(self._skipped)} of {len(records)} workloads cannot be run here: "
+                f"{self._skipped[0].message}"
+            )
+        return Evaluation(
+            outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
+            message=message,
+            workloads=records,
+            speedup=means.get("reference"),
+            baselines=means,
+        )
+
+
+def _earns_held_out(tally: _Tally, profile: Profile) -> bool:
+    if profile.beats is None:
+        return False
+    mean = tally.means().get("reference")
+    return mean is None or mean.value > profile.beats
 
 
 class LocalSession:
@@ -117,9 +181,7 @@ class LocalSession:
             )
         self.opened = opened
 
-    def evaluate(
-        self, solution: Solution, workloads: tuple[Workload, ...], profile: Profile
-    ) -> Evaluation:
+    def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         """See `Session.evaluate`."""
         began = time.perf_counter()
         language = solution.spec.language.value
@@ -127,7 +189,7 @@ class LocalSession:
             build_environment(self._task.target, language), warm=language == "python"
         )
         try:
-            verdict = self._judge(worker, solution, workloads, profile)
+            verdict = self._judge(worker, solution, profile)
             log = worker.log
         finally:
             self._stop(worker)
@@ -138,18 +200,13 @@ class LocalSession:
                 "device": self._describe(),
                 "build_environment": portable_build_environment(self._task.target, language),
                 "labels": (("declared non-deterministic",) if _declared(solution) else ()),
-                "complete": profile.complete and verdict.outcome.is_result,
+                "complete": verdict.outcome.is_result
+                and len(verdict.workloads) == len(self._task.workloads),
                 "seconds": time.perf_counter() - began,
             }
         )
 
-    def _judge(
-        self,
-        worker: Worker,
-        solution: Solution,
-        workloads: tuple[Workload, ...],
-        profile: Profile,
-    ) -> Evaluation:
+    def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
         answer = worker.prepare(self._order(solution, interpreted), self._limits.build_s)
         if not isinstance(answer, Done):
@@ -170,49 +227,25 @@ class LocalSession:
             compiled = self._compiled_baseline()
             if not compiled.problem:
                 baselines["torch.compile"] = compiled.worker
-        records: list[WorkloadEvaluation] = []
-        skipped = 0
-        ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        tally = _Tally(tuple(baselines))
+        self._try(worker, self._task.searched, profile, baselines, _declared(solution), tally)
+        if tally.failure is None and _earns_held_out(tally, profile):
+            self._try(worker, self._task.held_out, profile, baselines, _declared(solution), tally)
+        return tally.evaluation()
+
+    def _try(
+        self,
+        worker: Worker,
+        workloads: tuple[Workload, ...],
+        profile: Profile,
+        baselines: dict[str, Worker],
+        non_deterministic: bool,
+        tally: _Tally,
+    ) -> None:
         for workload in workloads:
-            judged = self._bench.judge(worker, workload, profile, baselines, _declared(solution))
-            records.append(judged.record)
-            for name, ratio in judged.ratios.items():
-                ratios[name].append(ratio)
-            if judged.skipped:
-                skipped += 1
-                continue
-            if not judged.record.outcome.is_result:
-                return Evaluation(
-                    outcome=judged.record.outcome,
-                    message=judged.record.message,
-                    workloads=tuple(records),
-                )
-        judged_records = [r for r in records if r.outcome is not Outcome.NOT_RUN]
-        if not judged_records:
-            return Evaluation(
-                outcome=Outcome.NOT_RUN,
-                message=records[0].message if records else "no workload can be run here",
-                workloads=tuple(records),
-            )
-        # A baseline that failed on one workload has no mean over all of them.
-        means = {
-            name: geometric_mean(found)
-            for name, found in ratios.items()
-            if len(found) == len(judged_records)
-        }
-        timed = all(r.outcome is Outcome.PASSED for r in judged_records)
-        return Evaluation(
-            outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
-            message=(
-                f"{skipped} of {len(records)} workloads cannot be run here: "
-                + next(r.message for r in records if r.outcome is Outcome.NOT_RUN)
-                if skipped
-                else ""
-            ),
-            workloads=tuple(records),
-            speedup=means.get("reference"),
-            baselines=means,
-        )
+            tally.add(self._bench.judge(worker, workload, profile, baselines, non_deterministic))
+            if tally.failure is not None:
+                return
 
     def _compiled_baseline(self) -> _Baseline:
         if self._compiled is None:
