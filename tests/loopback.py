@@ -223,6 +223,19 @@ def answers_whole_though_asked_to_stream(text: str) -> Behaviour:
     return behave
 
 
+def forgets_what_it_streamed(text: str) -> Behaviour:
+    """A Responses stream whose last event repeats no output."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.start_stream()
+        *pieces, last = Said(text, "stop", "", True, REPORTED_MODEL).response_events()
+        for payload in [*pieces, last | {"response": last["response"] | {"output": []}}]:
+            exchange.event(payload)
+        exchange.end_stream()
+
+    return behave
+
+
 def is_a_web_page(kind: str = "text/html") -> Behaviour:
     """HTML with status 200, as from a wrong base URL."""
     return lambda exchange: exchange.whole(200, "<!doctype html><p>Welcome!</p>", kind)
@@ -283,7 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        self.close_connection = True
+        self.close_connection = not self.server.owner.keep_alive
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length))
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -304,7 +317,11 @@ class LoopbackServer:
     def __init__(
         self,
         script: Iterable[Behaviour] | Callable[[Recorded], Behaviour] = (),
+        *,
+        keep_alive: bool = False,
     ) -> None:
+        self.keep_alive = keep_alive
+        """Whether connections outlive a request."""
         self.requests: list[Recorded] = []
         """Every request so far, in the order of arrival."""
         self._arrivals: list[float] = []
@@ -339,7 +356,7 @@ class LoopbackServer:
             self.requests.append(request)
             self._arrivals.append(time.monotonic())
             behave = self._choose(request)
-        behave(Exchange(handler, request, self._released))
+        behave(Exchange(handler, request, self._released, keep_alive=self.keep_alive))
 
     def __enter__(self) -> LoopbackServer:
         self._thread.start()

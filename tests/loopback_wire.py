@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import threading
     from http.server import BaseHTTPRequestHandler
 
 USAGE = {"prompt": 100, "cached": 40, "completion": 20, "reasoning": 5}
@@ -51,10 +52,18 @@ class Recorded:
 class Exchange:
     """One request and the means to answer it, or not to."""
 
-    def __init__(self, handler: BaseHTTPRequestHandler, request: Recorded, released: Any) -> None:
+    def __init__(
+        self,
+        handler: BaseHTTPRequestHandler,
+        request: Recorded,
+        released: threading.Event,
+        *,
+        keep_alive: bool,
+    ) -> None:
         self.request = request
         self._handler = handler
         self._released = released
+        self._connection = "keep-alive" if keep_alive else "close"
 
     def whole(self, status: int, body: str, kind: str = "application/json", **headers: str) -> None:
         """A complete response."""
@@ -98,7 +107,11 @@ class Exchange:
 
     def _start(self, status: int, kind: str, headers: dict[str, str]) -> None:
         self._handler.send_response(status)
-        for name, value in {"Content-Type": kind, "Connection": "close", **headers}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Connection": self._connection,
+            **headers,
+        }.items():
             self._handler.send_header(name.replace("_", "-"), value)
         self._handler.end_headers()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kernel_generator.domain.errors import NoPassingSolution
     from kernel_generator.generator import GeneratedSolution, KernelGenerator
-    from kernel_generator.tracesets import load_traceset
+    from kernel_generator.runs.tracesets import load_traceset
 
 __all__ = ["GeneratedSolution", "KernelGenerator", "NoPassingSolution", "load_traceset"]
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ _HOMES = {
     "GeneratedSolution": "kernel_generator.generator",
     "KernelGenerator": "kernel_generator.generator",
     "NoPassingSolution": "kernel_generator.domain.errors",
-    "load_traceset": "kernel_generator.tracesets",
+    "load_traceset": "kernel_generator.runs.tracesets",
 }
 
 

@@ -16,6 +16,7 @@ from tests.loopback import (
     LoopbackServer,
     answers_whole_though_asked_to_stream,
     fails,
+    forgets_what_it_streamed,
     is_cut,
     is_filtered,
     refuses,
@@ -199,6 +200,12 @@ def test_an_endpoint_that_does_not_stream_is_read_all_the_same(dialect: str) -> 
     assert reply.usage is not None
 
 
+def test_text_that_was_streamed_counts_where_the_last_event_repeats_none() -> None:
+    with LoopbackServer([forgets_what_it_streamed("all of it")]) as server:
+        [reply] = ask(model_at(server.base_url, dialect="responses"))
+    assert (reply.text, reply.finish) == ("all of it", Finish.COMPLETE)
+
+
 @every_way
 def test_questions_may_be_asked_at_once(dialect: str, stream: bool) -> None:
     requests = [a_request((Role.USER, f"number {n}")) for n in range(5)]
@@ -211,7 +218,8 @@ def test_a_model_can_be_used_from_one_event_loop_after_another() -> None:
     async def once() -> str:
         return (await model.ask(a_request())).text
 
-    with LoopbackServer([says("one"), says("two")]) as server:
+    # The second loop must not be handed a connection that the first, now closed, left open.
+    with LoopbackServer([says("one"), says("two")], keep_alive=True) as server:
         model = model_at(server.base_url)
         assert [asyncio.run(once()), asyncio.run(once())] == ["one", "two"]
 

@@ -262,6 +262,13 @@ def test_an_error_in_a_body_of_status_200_is_told(stream: bool) -> None:
         ask(model_at(server.base_url, stream=stream))
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_ends_in_an_error_is_asked_again(stream: bool) -> None:
+    with LoopbackServer([says("half an ans", finish="error"), says("at last")]) as server:
+        [reply] = ask(model_at(server.base_url, stream=stream))
+    assert reply.text == "at last"
+
+
 def test_an_answer_that_breaks_after_its_last_word_is_kept() -> None:
     with LoopbackServer([resets_after_the_last_word("all of it")]) as server:
         [reply] = ask(model_at(server.base_url))
@@ -280,7 +287,7 @@ def test_comments_keep_a_stream_alive(dialect: str) -> None:
 def test_a_stream_that_lives_on_without_an_end_is_given_up(dialect: str) -> None:
     with (
         LoopbackServer([never_finishes()]) as server,
-        pytest.raises(ProviderUnavailable, match="not finished after 0.3 s"),
+        pytest.raises(ProviderUnavailable, match=r"not finished after 0\.3 s"),
     ):
         patience = replace(SHORT, max_retries=0)
         ask(model_at(server.base_url, dialect=dialect, patience=patience))

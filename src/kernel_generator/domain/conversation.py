@@ -54,6 +54,8 @@ class Finish(StrEnum):
     LENGTH = "length"
     REFUSED = "refused"
     EMPTY = "empty"
+    EXHAUSTED = "exhausted"
+    """An embedded model has nothing further to propose."""
 
 
 @dataclass(frozen=True)

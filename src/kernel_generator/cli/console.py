@@ -1,0 +1,40 @@
+"""Where things are printed: people's output to stderr while `--json` owns stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kernel_generator.runs.tracesets import Problem
+
+_PLAIN_WIDTH = 160
+"""Columns where nobody's terminal says: wide enough that a table is not folded to shreds."""
+
+
+def to_people(as_json: bool = False) -> Console:
+    """The console for a command's result."""
+    stream = sys.stderr if as_json else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH)
+
+
+def to_stderr() -> Console:
+    """The console for progress and warnings."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, default=str))
+
+
+def warn_of(problems: Sequence[Problem]) -> None:
+    """Say what was skipped in a trace set."""
+    console = to_stderr()
+    for problem in problems:
+        console.print(f"skipped {problem}", markup=False, highlight=False, soft_wrap=True)

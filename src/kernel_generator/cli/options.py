@@ -1,0 +1,94 @@
+"""Arguments and options that several commands share, with the help people read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TraceSetArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TRACESET",
+        help="Folder of a FlashInfer-Bench trace set: definitions/, workloads/, solutions/, ...",
+        show_default=False,
+    ),
+]
+DefinitionOption = Annotated[
+    str, typer.Option("--definition", "-d", metavar="NAME", help="Definition to work on.")
+]
+DefinitionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--definition",
+        "-d",
+        metavar="NAME",
+        help="Definition to work on; may be repeated. Without it: all of them.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="'gpt-5', 'claude-opus-4-1', 'gemini-2.5-pro', a name your endpoint knows, or "
+        "'builtin:compiler', the embedded default that needs no key.",
+        show_default=False,
+    ),
+]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        "-l",
+        metavar="LANGUAGE",
+        help="triton, cuda, cpp or python. Without it: triton for a GPU, cpp for the CPU, python "
+        "for the embedded model.",
+        show_default=False,
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="NAME",
+        help="H100, H200, B200, A100, V100, L40S, RTX4090 or CPU. Without it: the GPU of this "
+        "machine, else the CPU.",
+        show_default=False,
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        metavar="URL",
+        help="An OpenAI-compatible endpoint; BASE_URL in the environment does the same.",
+        show_default=False,
+    ),
+]
+DialectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dialect",
+        metavar="DIALECT",
+        help="'chat' (Chat Completions) or 'responses', where the built-in table is wrong.",
+        show_default=False,
+    ),
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoning-effort",
+        metavar="EFFORT",
+        help="minimal, low, medium or high, for models that accept it.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr."),
+]

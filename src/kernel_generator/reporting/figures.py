@@ -1,0 +1,57 @@
+"""How figures are written for people: one place, so that no two reports differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernel_generator.domain.conversation import Usage
+    from kernel_generator.domain.evaluation import Evaluation, Interval
+
+
+def times(interval: Interval | None) -> str:
+    """'2.31x [2.20, 2.41]', or '-' where nothing was measured."""
+    if interval is None:
+        return "-"
+    return f"{interval.value:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def dollars(cost: float | None) -> str:
+    """'$0.0123'; an unknown price is said to be unknown."""
+    return "cost unknown" if cost is None else f"${cost:.4f}"
+
+
+def tokens(usage: Usage | None) -> str:
+    """'1,234 + 567 tokens' (prompt + completion)."""
+    if usage is None:
+        return "tokens unknown"
+    return f"{usage.prompt:,} + {usage.completion:,} tokens"
+
+
+def seconds(value: float) -> str:
+    """'12.3 s' or '4 min 05 s'."""
+    if value < 100:
+        return f"{value:.1f} s"
+    return f"{int(value) // 60} min {int(value) % 60:02d} s"
+
+
+def microseconds(value: float) -> str:
+    """'12.3 us' or '4.56 ms'."""
+    return f"{value:.1f} us" if value < 1000 else f"{value / 1000:.2f} ms"
+
+
+def comparison(evaluation: Evaluation) -> str:
+    """The speedups in words: against the reference, then each other baseline."""
+    if evaluation.speedup is None:
+        return "not measured"
+    parts = [f"{times(evaluation.speedup)} the reference"]
+    for name, interval in evaluation.baselines.items():
+        if name == "reference":
+            continue
+        verdict = ""
+        if interval.high < 1:
+            verdict = " (slower)"
+        elif interval.low <= 1:
+            verdict = " (no difference beyond noise)"
+        parts.append(f"{times(interval)} {name}{verdict}")
+    return ", ".join(parts)

@@ -1,0 +1,212 @@
+"""Writes results into a trace set: never overwriting, never half a file, names unique in the set.
+
+A file is written under another name first and linked to its final one, which the file system
+refuses where that exists already; so two programs can save into one trace set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from flashinfer_bench.data import (
+    Correctness,
+    Environment,
+    EvaluationStatus,
+    Performance,
+    Solution,
+    Trace,
+)
+from flashinfer_bench.data import Evaluation as ExportedEvaluation
+
+from kernel_generator.domain.errors import SaveFailed, TraceSetError
+from kernel_generator.domain.outcome import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flashinfer_bench import TraceSet
+    from flashinfer_bench.data import Workload
+
+    from kernel_generator.domain.evaluation import Evaluation, WorkloadEvaluation
+
+_MAX_FILES = 100_000
+
+
+def slug(text: str) -> str:
+    """`text` as a file or solution name: letters, digits, '.', '_' and '-' only."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def check_writable(traceset: TraceSet) -> Path:
+    """The trace set's root. Raises `TraceSetError` where results could not be saved."""
+    if traceset.root is None:
+        raise TraceSetError("this trace set has no folder: load one with load_traceset(path)")
+    folder = traceset.root / "solutions"
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TraceSetError(
+            f"'{folder}' is not writable, so no result could be saved there: "
+            "use a copy of the trace set"
+        )
+    return traceset.root
+
+
+def save_solution(
+    solution: Solution, traceset: TraceSet, evaluation: Evaluation | None
+) -> tuple[Path, Solution]:
+    """Write the solution, and its evaluation as traces where it was measured.
+
+    Returns the path and the solution as written: its name gets a number where the trace set has
+    it already. Raises `SaveFailed`, `TraceSetError`.
+    """
+    root = check_writable(traceset)
+    definition = traceset.definitions.get(solution.definition)
+    if definition is None:
+        raise TraceSetError(f"the trace set at '{root}' has no definition '{solution.definition}'")
+    folder = root / "solutions" / slug(definition.op_type) / slug(definition.name)
+    try:
+        with _lock(root):
+            written = _with_free_name(solution, root)
+            path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
+            traces = _traces(written, traceset, evaluation)
+            if traces:
+                file = root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
+                _append(file, traces)
+    except OSError as error:
+        raise SaveFailed(f"the solution could not be written below {folder}: {error}") from error
+    traceset.solutions.setdefault(definition.name, []).append(written)
+    # TraceSet has no method to add a solution; without this its get_solution would not find it.
+    traceset._solution_by_name[written.name] = written  # pyright: ignore[reportPrivateUsage]
+    traceset.traces.setdefault(definition.name, []).extend(traces)
+    return path, written
+
+
+def rescue_solution(solution: Solution) -> Path:
+    """Write a solution that could not be saved to the temporary folder, so that it is not lost.
+
+    Raises `SaveFailed`.
+    """
+    try:
+        return _claim(Path(tempfile.gettempdir()), f"rescued_{slug(solution.name)}", solution)
+    except OSError as error:
+        raise SaveFailed(f"nor could it be written to the temporary folder: {error}") from error
+
+
+def _lock(root: Path) -> FileLock:
+    """One lock a trace set, outside of it: a lock file has no business in the user's data."""
+    key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"kernel-generator-{key}.lock", mode=0o666)
+
+
+def _with_free_name(solution: Solution, root: Path) -> Solution:
+    taken: set[str] = set()
+    for path in (root / "solutions").rglob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            taken.add(str(json.loads(path.read_text(encoding="utf-8"))["name"]))
+    if solution.name not in taken:
+        return solution
+    number = next(n for n in range(2, _MAX_FILES) if f"{solution.name}_{n}" not in taken)
+    # The frozen model's hash is computed on validation, so a copy has to be validated anew.
+    return type(solution).model_validate(
+        solution.model_dump() | {"name": f"{solution.name}_{number}"}
+    )
+
+
+def _claim(folder: Path, stem: str, solution: Solution) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(solution.model_dump_json(indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        for number in range(1, _MAX_FILES):
+            path = folder / f"{stem}_{number}.json"
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+                return path
+        raise FileExistsError(f"{_MAX_FILES} files named {stem}_*.json")
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _append(path: Path, traces: Sequence[Trace]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(trace.model_dump_json() + "\n" for trace in traces)
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                lines = "\n" + lines
+        try:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation | None) -> list[Trace]:
+    if evaluation is None or evaluation.outcome is not Outcome.PASSED:
+        return []
+    workloads = {t.workload.uuid: t.workload for t in traceset.workloads[solution.definition]}
+    traces: list[Trace] = []
+    for record in evaluation.workloads:
+        workload = workloads.get(record.uuid)
+        exported = _exported(record, evaluation)
+        if workload is not None and exported is not None:
+            traces.append(_trace(solution, workload, exported))
+    return traces
+
+
+def _trace(solution: Solution, workload: Workload, exported: ExportedEvaluation) -> Trace:
+    return Trace(
+        definition=solution.definition,
+        workload=workload,
+        solution=solution.name,
+        evaluation=exported,
+    )
+
+
+def _exported(record: WorkloadEvaluation, evaluation: Evaluation) -> ExportedEvaluation | None:
+    """One measured workload as FlashInfer-Bench records it; None where it was not measured."""
+    reference = record.baselines.get("reference")
+    if (
+        record.timing is None
+        or record.timing.device_us is None
+        or reference is None
+        or reference.device_us is None
+        or evaluation.device is None
+    ):
+        return None
+    return ExportedEvaluation(
+        status=EvaluationStatus.PASSED,
+        environment=Environment(
+            hardware=evaluation.device.name, libs=dict(evaluation.device.libraries)
+        ),
+        timestamp=evaluation.timestamp,
+        log="",
+        correctness=Correctness(
+            max_absolute_error=record.max_absolute_error or 0.0,
+            max_relative_error=record.max_relative_error or 0.0,
+        ),
+        performance=Performance(
+            latency_ms=record.timing.device_us.value / 1e3,
+            reference_latency_ms=reference.device_us.value / 1e3,
+            speedup_factor=record.speedups["reference"].value,
+        ),
+    )
