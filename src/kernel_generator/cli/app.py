@@ -5,23 +5,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
 import typer
 
 from kernel_generator import __version__
 from kernel_generator.cli import doctor, evaluate, generate, listing, optimize
 from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError, ProviderError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 EXIT_UNSOLVED = 1
 EXIT_BAD_INPUT = 2
 EXIT_PROVIDER = 3
 EXIT_INTERRUPTED = 130
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises for a command line it cannot read. Newer releases carry a click of their own
+and give the class no public name; it is the base of the one that they do name."""
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, as an exception that typer lets through."""
 
 app = typer.Typer(
     name="kernel-generator",
@@ -51,20 +62,33 @@ def root(
     """Options of the program itself."""
 
 
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, with Ctrl-C as `_Interrupted`: typer would end the program without a word."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return run
+
+
 app.command("list", help="List a trace set's definitions and what is wrong in it.")(
-    listing.list_traceset
+    _interruptible(listing.list_traceset)
 )
 app.command("generate", help="Ask for independent solutions of a definition, without evaluating.")(
-    generate.generate
+    _interruptible(generate.generate)
 )
 app.command("optimize", help="Ask, judge, tell the model what was wrong, and save what passes.")(
-    optimize.optimize
+    _interruptible(optimize.optimize)
 )
 app.command("evaluate", help="Judge a solution, or a plain source file, on all workloads.")(
-    evaluate.evaluate_file
+    _interruptible(evaluate.evaluate_file)
 )
 app.command("doctor", help="Tell what works on this machine and what to do about the rest.")(
-    doctor.doctor
+    _interruptible(doctor.doctor)
 )
 
 
@@ -75,23 +99,16 @@ def main() -> None:
     try:
         result: Any = app(standalone_mode=False)
         code = result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        code = EXIT_BAD_INPUT
-    except click.ClickException as error:
-        error.show()
-        code = EXIT_BAD_INPUT
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = EXIT_INTERRUPTED
+    except UsageError as error:
+        code = _misused(error, wants_json)
+    except (KeyboardInterrupt, typer.Abort, _Interrupted):
+        code = _fail("interrupted", "Interrupted", EXIT_INTERRUPTED, wants_json)
     except InvalidInput as error:
-        code = _fail(error, EXIT_BAD_INPUT, wants_json)
+        code = _fail(str(error), type(error).__name__, EXIT_BAD_INPUT, wants_json)
     except ProviderError as error:
-        code = _fail(error, EXIT_PROVIDER, wants_json)
+        code = _fail(str(error), type(error).__name__, EXIT_PROVIDER, wants_json)
     except KernelGeneratorError as error:
-        code = _fail(error, EXIT_UNSOLVED, wants_json)
+        code = _fail(str(error), type(error).__name__, EXIT_UNSOLVED, wants_json)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -99,10 +116,24 @@ def main() -> None:
     sys.exit(code)
 
 
-def _fail(error: KernelGeneratorError, code: int, wants_json: bool) -> int:
-    click.echo(f"error: {error}", err=True)
+def _misused(error: Any, wants_json: bool) -> int:
+    """Say what is wrong with the command line, and where its help is."""
+    message: str = error.format_message()
+    if error.ctx is not None and not sys.argv[1:]:
+        # Without arguments the message is the help itself.
+        print(message, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    code = _fail(message, "UsageError", EXIT_BAD_INPUT, wants_json)
+    if error.ctx is not None:
+        print(f"see {error.ctx.command_path} --help", file=sys.stderr)
+    return code
+
+
+def _fail(message: str, kind: str, code: int, wants_json: bool) -> int:
+    said = message if code == EXIT_INTERRUPTED else f"error: {message}"
+    print(said, file=sys.stderr)
     if wants_json:
-        click.echo(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}))
+        print(json.dumps({"error": {"kind": kind, "message": message}}))
     return code
 
 

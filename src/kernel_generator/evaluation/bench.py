@@ -1,22 +1,20 @@
-"""One workload at a time: inputs, reference outputs, the checks on a call, and the timing.
+"""Judges one candidate on one workload: the checks on its calls, then the timing.
 
-The reference's outputs never lie in memory that a candidate maps: each implementation is bound to
-an arena of its own.
+Whatever a worker does, the answer is a record; a fault of the reference or of a baseline is never
+told as the candidate's.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import torch
 
 from kernel_generator.domain.evaluation import WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
-from kernel_generator.evaluation.inputs import InputsUnavailable, fill_inputs, plan_call
+from kernel_generator.evaluation.inputs import InputsUnavailable
+from kernel_generator.evaluation.memory import poison, trespass
 from kernel_generator.evaluation.timing import (
     ClaimContradicted,
     Party,
@@ -27,41 +25,31 @@ from kernel_generator.evaluation.timing import (
     time_together,
 )
 from kernel_generator.evaluation.tolerance import compare, tolerances_for
-from kernel_generator.evaluation.workloads import declared_floor, floor_us
-from kernel_generator.sandbox.arena import GUARD_VALUE, POISON_VALUE, Arena, view
-from kernel_generator.sandbox.worker import Died, Done
+from kernel_generator.evaluation.trials import ReferenceStopped, Stopped, Trials
+from kernel_generator.sandbox.arena import view
+from kernel_generator.sandbox.wire import Fault
+from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
+    import torch
     from flashinfer_bench import Workload
     from numpy.typing import NDArray
 
-    from kernel_generator.domain.evaluation import Mismatch
+    from kernel_generator.domain.evaluation import Interval, Mismatch
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.inputs import InputPlan
     from kernel_generator.evaluation.judge import Limits, Profile
-    from kernel_generator.sandbox.worker import Answer, Worker
+    from kernel_generator.evaluation.timing import Series, TimingPlan
+    from kernel_generator.sandbox.arena import Arena
+    from kernel_generator.sandbox.worker import Worker
 
 _SAMPLING_CALLS = 4096
 """At most this many calls are made of a sampler, however few rows each has."""
 _SAMPLING_BUDGET_S = 20.0
 """Wall time for the draws of one workload; only an interpreter comes near it."""
-_KEPT_BYTES = 1024 * 1024 * 1024
-"""Inputs and reference outputs are kept between candidates up to this total, else made again."""
-
-
-class Stopped(Exception):
-    """A worker did not do as told. Whose fault that is, the caller knows."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(type(answer).__name__)
-        self.answer = answer
-
-
-class ReferenceStopped(Stopped):
-    """The reference, not the candidate, did not do as told."""
+_CANDIDATE = "candidate"
 
 
 class _Wrong(Exception):
@@ -87,52 +75,38 @@ class Judged:
     """True where the workload cannot be run here, whatever the candidate."""
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """What the reference makes of one set of input values."""
-
-    outputs: tuple[torch.Tensor, ...]
-
-
 @dataclass
 class _Errors:
     absolute: float = 0.0
     relative: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Timed:
+    series: dict[str, Series]
+    call_us: Interval
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One candidate on one workload."""
+
+    worker: Worker
+    workload: Workload
+    arena: Arena
+    profile: Profile
+    errors: _Errors
+
+
 class Bench:
     """Judges calls of one task on one device."""
 
-    def __init__(
-        self, task: Task, device: str, limits: Limits, reference: Worker, seed: int
-    ) -> None:
-        self._task = task
-        self._device = device
+    def __init__(self, task: Task, device: str, limits: Limits, trials: Trials) -> None:
+        self._definition = task.definition
+        self._sampler = sampling.is_sampler(task.definition)
+        self._on_gpu = device != "cpu"
         self._limits = limits
-        self._reference = reference
-        self._seed = seed
-        self._plans: dict[str, InputPlan] = {}
-        self._trials: dict[tuple[str, int], _Trial] = {}
-        self._kept: dict[tuple[str, int], torch.Tensor] = {}
-        self._operations: dict[str, int | None] = {}
-        self._kept_bytes = 0
-        self._slot = 0
-
-    def count_operations(self, workload: Workload) -> int | None:
-        """Run the reference once and count its operations.
-
-        Raises `InputsUnavailable`, and `ReferenceStopped` where the reference fails.
-        """
-        if workload.uuid not in self._operations:
-            self._trial(workload, 0)
-            with self._bound(self._reference, workload, 0) as arena:
-                answer = self._reference.count(arena.layout.slot, self._limits.call_s)
-            if isinstance(answer, Died):
-                raise ReferenceStopped(answer)
-            counted = int(answer.figure) if isinstance(answer, Done) else 0
-            # torch counts matrix products and attention; zero means that it counted nothing.
-            self._operations[workload.uuid] = counted or None
-        return self._operations[workload.uuid]
+        self._trials = trials
 
     def judge(
         self,
@@ -148,37 +122,28 @@ class Bench:
         )
         errors = _Errors()
         try:
-            with self._bound(worker, workload, 0) as arena:
-                first_us = self._check(
-                    worker, workload, arena, profile.trials, errors, non_deterministic
-                )
-                record = record.model_copy(
-                    update={
-                        "max_absolute_error": errors.absolute,
-                        "max_relative_error": errors.relative,
-                        "floor_us": self._floor(workload),
-                    }
+            with self._trials.bound(worker, workload, 0) as arena:
+                case = _Case(worker, workload, arena, profile, errors)
+                first_us = self._check(case, non_deterministic)
+                record = _with_errors(record, errors).model_copy(
+                    update={"floor_us": self._trials.floor_us(workload)}
                 )
                 if profile.timing is None:
                     return Judged(
                         record.model_copy(update={"outcome": Outcome.CORRECT_NOT_MEASURED})
                     )
-                return self._time(worker, workload, arena, profile, baselines, record, first_us)
+                timed = self._time(case, profile.timing, baselines)
+                self._check_after_timing(case)
+                return _measured(record, timed, first_us, self._on_gpu)
         except _Wrong as wrong:
-            return Judged(
-                record.model_copy(
-                    update={
-                        "outcome": wrong.outcome,
-                        "message": wrong.message,
-                        "mismatches": wrong.mismatches,
-                        "max_absolute_error": errors.absolute,
-                        "max_relative_error": errors.relative,
-                    }
-                )
-            )
+            found = {
+                "outcome": wrong.outcome,
+                "message": wrong.message,
+                "mismatches": wrong.mismatches,
+            }
+            return Judged(_with_errors(record, errors).model_copy(update=found))
         except ReferenceStopped as stopped:
-            reason = f"the reference fails: {outcomes.last_line(stopped.answer)}"
-            return _skipped(record, reason)
+            return _skipped(record, f"the reference fails: {outcomes.last_line(stopped.answer)}")
         except Stopped as stopped:
             outcome, message = outcomes.of_run(stopped.answer)
             return Judged(record.model_copy(update={"outcome": outcome, "message": message}))
@@ -187,46 +152,50 @@ class Bench:
 
     # -- correctness ---------------------------------------------------------------------------
 
-    def _check(
-        self,
-        worker: Worker,
-        workload: Workload,
-        arena: Arena,
-        trials: int,
-        errors: _Errors,
-        non_deterministic: bool,
-    ) -> float:
+    def _check(self, case: _Case, non_deterministic: bool) -> float:
         """All trials of one workload. Returns the first call's microseconds."""
-        sampler = sampling.is_sampler(self._task.definition)
         first_us = 0.0
         # Each of a sampler's many draws is a trial of its own.
-        for index in range(1 if sampler else trials):
-            trial = self._trial(workload, index)
+        for index in range(1 if self._sampler else case.profile.trials):
+            expected = self._trials.expected(case.workload, index)
             if index:
-                self._fill(arena, workload, index)
-            self._poison(arena)
-            before = arena.bytes.clone()
+                self._trials.fill(case.arena, case.workload, index)
             limit = self._limits.call_s if index else self._limits.first_call_s
-            answer = worker.run(arena.layout.slot, limit)
-            if not isinstance(answer, Done):
-                raise Stopped(answer)
+            wall_s = self._run(case, turn=index, limit=limit)
             if index == 0:
-                first_us = answer.wall_s * 1e6
-            self._inspect_memory(arena, before)
-            if sampler:
-                self._check_sampler(worker, arena)
+                first_us = wall_s * 1e6
+            if self._sampler:
+                self._check_draws(case)
                 continue
-            self._compare(workload, arena, trial, errors)
+            self._compare(case, expected, case.errors)
             if index == 0 and not non_deterministic:
-                self._check_repeats(worker, arena)
+                self._check_repeats(case)
         return first_us
 
-    def _compare(self, workload: Workload, arena: Arena, trial: _Trial, errors: _Errors) -> None:
-        tolerances = tolerances_for(self._plan(workload))
+    def _run(self, case: _Case, turn: int, limit: float) -> float:
+        """One call on poisoned outputs that touches nothing else. Returns the judge's seconds."""
+        poison(case.arena, turn)
+        before = case.arena.bytes.clone()
+        answer = case.worker.run(case.arena.layout.slot, limit)
+        if not isinstance(answer, Done):
+            raise Stopped(answer)
+        self._inspect(case.arena, before)
+        return answer.wall_s
+
+    @staticmethod
+    def _inspect(arena: Arena, before: torch.Tensor) -> None:
+        found = trespass(arena, before)
+        if found is not None:
+            raise _Wrong(*found)
+
+    def _compare(
+        self, case: _Case, expected: tuple[torch.Tensor, ...], errors: _Errors, when: str = ""
+    ) -> None:
+        tolerances = tolerances_for(self._trials.plan(case.workload))
         found: list[Mismatch] = []
-        for place, expected in zip(arena.layout.outputs, trial.outputs, strict=True):
+        for place, reference in zip(case.arena.layout.outputs, expected, strict=True):
             compared = compare(
-                place.name, view(arena.bytes, place), expected, tolerances[place.name]
+                place.name, view(case.arena.bytes, place), reference, tolerances[place.name]
             )
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
@@ -234,16 +203,13 @@ class Bench:
                 found.append(compared.mismatch)
         if found:
             names = ", ".join(f"'{m.output}'" for m in found)
-            raise _Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}", tuple(found))
+            raise _Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", tuple(found))
 
-    def _check_repeats(self, worker: Worker, arena: Arena) -> None:
-        first = [arena.region(p).clone() for p in arena.layout.outputs]
-        self._poison(arena)
-        answer = worker.run(arena.layout.slot, self._limits.call_s)
-        if not isinstance(answer, Done):
-            raise Stopped(answer)
-        for place, bits in zip(arena.layout.outputs, first, strict=True):
-            changed = int((arena.region(place) != bits).sum())
+    def _check_repeats(self, case: _Case) -> None:
+        first = [case.arena.region(p).clone() for p in case.arena.layout.outputs]
+        self._run(case, turn=1, limit=self._limits.call_s)
+        for place, bits in zip(case.arena.layout.outputs, first, strict=True):
+            changed = int((case.arena.region(place) != bits).sum())
             if changed:
                 raise _Wrong(
                     Outcome.NOT_REPRODUCIBLE,
@@ -253,200 +219,124 @@ class Bench:
                     "'kernel-generator: non-deterministic'",
                 )
 
-    def _check_sampler(self, worker: Worker, arena: Arena) -> None:
-        inputs = {p.name: view(arena.bytes, p) for p in arena.layout.inputs if p.scalar is None}
-        target = sampling.target_distribution(inputs)
+    def _target(self, arena: Arena) -> sampling.Distribution:
+        return sampling.target_distribution(
+            {
+                p.name: view(arena.bytes, p) if p.scalar is None else p.scalar
+                for p in arena.layout.inputs
+            }
+        )
+
+    def _check_draws(self, case: _Case) -> None:
+        target = self._target(case.arena)
         counter = sampling.DrawCounter()
-        place = arena.layout.outputs[0]
+        place = case.arena.layout.outputs[0]
         deadline = time.perf_counter() + _SAMPLING_BUDGET_S
         for _ in range(_SAMPLING_CALLS):
-            draws = view(arena.bytes, place).clone()
+            draws = view(case.arena.bytes, place).clone()
             reason = sampling.outside_support(draws, target)
             if reason is not None:
                 raise _Wrong(Outcome.WRONG_VALUES, reason)
             counter.add(draws, target)
             if counter.draws >= sampling.ENOUGH_DRAWS or time.perf_counter() > deadline:
                 break
-            answer = worker.run(arena.layout.slot, self._limits.call_s)
-            if not isinstance(answer, Done):
-                raise Stopped(answer)
+            self._run(case, turn=0, limit=self._limits.call_s)
         reason = counter.verdict()
         if reason is not None:
             raise _Wrong(Outcome.WRONG_VALUES, reason)
 
-    def _inspect_memory(self, arena: Arena, before: torch.Tensor) -> None:
-        after = arena.bytes.clone()
-        for place in arena.layout.inputs:
-            region = slice(place.offset, place.offset + place.nbytes)
-            if place.nbytes and not torch.equal(after[region], before[region]):
-                raise _Wrong(
-                    Outcome.INPUT_MODIFIED, f"input '{place.name}' was changed by the call"
-                )
-        for place in (*arena.layout.inputs, *arena.layout.outputs):
-            after[place.offset : place.offset + place.nbytes] = GUARD_VALUE
-        if not bool((after == GUARD_VALUE).all()):
-            at = int((after != GUARD_VALUE).to(torch.uint8).argmax())
-            nearest = min(
-                (p for p in (*arena.layout.inputs, *arena.layout.outputs) if p.scalar is None),
-                key=lambda p: min(abs(p.offset - at), abs(p.offset + p.nbytes - at)),
-            )
-            raise _Wrong(
-                Outcome.OUT_OF_BOUNDS, f"memory next to '{nearest.name}' was written by the call"
-            )
+    def _check_after_timing(self, case: _Case) -> None:
+        """Once more on other inputs: what is remembered from the timed calls is wrong now."""
+        other = 0 if case.profile.trials > 1 else 1
+        self._trials.fill(case.arena, case.workload, other)
+        self._run(case, turn=0, limit=self._limits.call_s)
+        if self._sampler:
+            draws = view(case.arena.bytes, case.arena.layout.outputs[0])
+            reason = sampling.outside_support(draws, self._target(case.arena))
+            if reason is not None:
+                raise _Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
+            return
+        expected = self._trials.expected(case.workload, other)
+        self._compare(case, expected, _Errors(), " on other inputs, after being timed")
 
     # -- timing --------------------------------------------------------------------------------
 
-    def _time(
-        self,
-        worker: Worker,
-        workload: Workload,
-        arena: Arena,
-        profile: Profile,
-        baselines: Mapping[str, Worker],
-        record: WorkloadEvaluation,
-        first_us: float,
-    ) -> Judged:
-        on_gpu = self._device != "cpu"
-        plan = profile.timing
-        assert plan is not None
-        candidate = Party("candidate", worker, arena.layout.slot, on_gpu)
+    def _time(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
+        """Time the candidate among the baselines, and check what its last timed call left.
+
+        A baseline other than the reference that does not run here is left out.
+        """
+        usable = dict(baselines)
+        while True:
+            try:
+                return self._time_among(case, plan, usable)
+            except TimingFailed as failed:
+                answer, party = failed.answer, failed.party
+            except ClaimContradicted as contradiction:
+                if contradiction.party == _CANDIDATE:
+                    raise _Wrong(Outcome.TIMING_UNTRUSTED, str(contradiction)) from contradiction
+                answer = Failed(Fault.PROTOCOL, str(contradiction))
+                party = contradiction.party
+            if party == _CANDIDATE:
+                outcome, message = outcomes.of_run(answer)
+                raise _Wrong(outcome, f"while being timed: {message}")
+            if usable.pop(party) is self._trials.reference:
+                raise ReferenceStopped(answer)
+
+    def _time_among(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
+        candidate = Party(_CANDIDATE, case.worker, case.arena.layout.slot, self._on_gpu)
+        parties = [candidate]
         bound: list[tuple[Worker, Arena]] = []
         try:
-            parties = [candidate]
             for name, other in baselines.items():
                 try:
-                    other_arena = self._bind(other, workload, 0)
-                    bound.append((other, other_arena))
-                    self._first_call(other, other_arena)
+                    arena = self._trials.bind(other, case.workload, 0)
                 except Stopped as stopped:
-                    if other is self._reference:
-                        raise ReferenceStopped(stopped.answer) from stopped
-                    # Another baseline that does not run here is left out of the record.
-                    continue
-                parties.append(Party(name, other, other_arena.layout.slot, on_gpu))
-            self._poison(arena)
-            series = time_together(parties, plan)
-            calls = time_calls(candidate, plan)
-        except TimingFailed as failed:
-            if failed.party != candidate.name:
-                raise ReferenceStopped(failed.answer) from failed
-            outcome, message = outcomes.of_run(failed.answer)
-            raise _Wrong(outcome, f"while being timed: {message}") from failed
-        except ClaimContradicted as contradiction:
-            raise _Wrong(Outcome.TIMING_UNTRUSTED, str(contradiction)) from contradiction
+                    raise TimingFailed(name, stopped.answer) from stopped
+                bound.append((other, arena))
+                answer = other.run(arena.layout.slot, self._limits.first_call_s)
+                if not isinstance(answer, Done):
+                    raise TimingFailed(name, answer)
+                parties.append(Party(name, other, arena.layout.slot, self._on_gpu))
+            poison(case.arena)
+            before = case.arena.bytes.clone()
+            timed = _Timed(time_together(parties, plan), time_calls(candidate, plan))
         finally:
-            for other, other_arena in bound:
-                other.release(other_arena.layout.slot, self._limits.call_s)
-                other_arena.close()
-        # The last timed call's outputs must be as right as the checked ones were.
-        if not sampling.is_sampler(self._task.definition):
-            last = self._trial(workload, profile.trials - 1)
-            self._compare(workload, arena, last, _Errors())
-        mine = series[candidate.name]
-        timing = device_timing(mine, on_gpu).model_copy(
-            update={"call_us": calls, "first_call_us": first_us}
-        )
-        others = {name: s for name, s in series.items() if name != candidate.name}
-        return Judged(
-            record.model_copy(
-                update={
-                    "timing": timing,
-                    "baselines": {n: device_timing(s, on_gpu) for n, s in others.items()},
-                    "speedups": {n: speedup(s, mine) for n, s in others.items()},
-                }
-            ),
-            {n: s.per_call_s / mine.per_call_s for n, s in others.items()},
-        )
+            for other, arena in bound:
+                other.release(arena.layout.slot, self._limits.call_s)
+                arena.close()
+        self._inspect(case.arena, before)
+        if not self._sampler:
+            last = self._trials.expected(case.workload, case.profile.trials - 1)
+            self._compare(case, last, _Errors(), " of a timed call")
+        return timed
 
-    def _first_call(self, worker: Worker, arena: Arena) -> None:
-        answer = worker.run(arena.layout.slot, self._limits.first_call_s)
-        if not isinstance(answer, Done):
-            raise Stopped(answer)
 
-    # -- inputs and references -----------------------------------------------------------------
+def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluation:
+    return record.model_copy(
+        update={
+            "max_absolute_error": errors.absolute,
+            "max_relative_error": errors.relative,
+        }
+    )
 
-    def _plan(self, workload: Workload) -> InputPlan:
-        if workload.uuid not in self._plans:
-            self._plans[workload.uuid] = plan_call(self._task.definition, workload)
-        return self._plans[workload.uuid]
 
-    def _trial(self, workload: Workload, index: int) -> _Trial:
-        key = (workload.uuid, index)
-        kept = self._trials.get(key)
-        if kept is not None:
-            return kept
-        with self._bound(self._reference, workload, index) as arena:
-            self._run_reference(arena)
-            trial = _Trial(tuple(view(arena.bytes, p).clone() for p in arena.layout.outputs))
-        if self._may_keep(sum(t.nbytes for t in trial.outputs)):
-            self._trials[key] = trial
-        return trial
-
-    def _run_reference(self, arena: Arena) -> None:
-        answer = self._reference.run(arena.layout.slot, self._limits.first_call_s)
-        if not isinstance(answer, Done):
-            raise ReferenceStopped(answer)
-
-    def _may_keep(self, size: int) -> bool:
-        if self._kept_bytes + size > _KEPT_BYTES:
-            return False
-        self._kept_bytes += size
-        return True
-
-    def _seed_of(self, index: int) -> int:
-        return self._seed + index
-
-    def _fill(self, arena: Arena, workload: Workload, index: int) -> None:
-        key = (workload.uuid, index)
-        kept = self._kept.get(key)
-        if kept is None:
-            fill_inputs(
-                arena,
-                self._task.definition,
-                workload,
-                self._task.root,
-                self._seed_of(index),
-            )
-            if self._may_keep(arena.layout.size):
-                self._kept[key] = arena.bytes.clone()
-            return
-        for place in arena.layout.inputs:
-            region = slice(place.offset, place.offset + place.nbytes)
-            arena.bytes[region] = kept[region]
-
-    @staticmethod
-    def _poison(arena: Arena) -> None:
-        for place in arena.layout.outputs:
-            arena.region(place).fill_(1 if place.dtype == "bool" else POISON_VALUE)
-
-    def _bind(self, worker: Worker, workload: Workload, index: int) -> Arena:
-        self._slot += 1
-        arena = Arena.create(self._plan(workload).layout(self._slot))
-        try:
-            self._fill(arena, workload, index)
-            answer = worker.bind(arena, self._limits.call_s)
-            if not isinstance(answer, Done):
-                raise Stopped(answer)
-        except BaseException:
-            arena.close()
-            raise
-        return arena
-
-    @contextmanager
-    def _bound(self, worker: Worker, workload: Workload, index: int) -> Generator[Arena]:
-        arena = self._bind(worker, workload, index)
-        try:
-            yield arena
-        finally:
-            worker.release(arena.layout.slot, self._limits.call_s)
-            arena.close()
-
-    def _floor(self, workload: Workload) -> float | None:
-        plan = self._plan(workload)
-        floor = declared_floor(plan, self._operations.get(workload.uuid))
-        tensors = (*plan.inputs, *plan.outputs)
-        dtypes = {p.dtype for p in tensors if p.scalar is None}
-        return floor_us(floor, self._task.target, dtypes)
+def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float, on_gpu: bool) -> Judged:
+    mine = timed.series[_CANDIDATE]
+    others = {name: s for name, s in timed.series.items() if name != _CANDIDATE}
+    timing = device_timing(mine, on_gpu).model_copy(
+        update={"call_us": timed.call_us, "first_call_us": first_us}
+    )
+    return Judged(
+        record.model_copy(
+            update={
+                "timing": timing,
+                "baselines": {n: device_timing(s, on_gpu) for n, s in others.items()},
+                "speedups": {n: speedup(s, mine) for n, s in others.items()},
+            }
+        ),
+        {n: s.per_call_s / mine.per_call_s for n, s in others.items()},
+    )
 
 
 def _skipped(record: WorkloadEvaluation, reason: str) -> Judged:

@@ -67,6 +67,9 @@ def plan_call(definition: Definition, workload: Workload) -> InputPlan:
         described = workload.inputs[name]
         if isinstance(described, ScalarInput):
             inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=described.value))
+        elif shape is None and isinstance(described, SafetensorsInput):
+            # FlashInfer-Bench hands a captured scalar over as the tensor that was stored.
+            inputs.append(Place(name, _dtype_name(spec.dtype), ()))
         elif shape is None:
             drawn = _random(Place(name, _dtype_name(spec.dtype), ()), _scalar_generator)
             inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=drawn.item()))
@@ -135,7 +138,7 @@ def _captured(described: SafetensorsInput, place: Place, root: Path | None) -> t
     try:
         with safetensors.safe_open(path, framework="pt") as blob:
             value: torch.Tensor = blob.get_tensor(described.tensor_key)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise InputsUnavailable(
             f"input '{place.name}': cannot read '{described.tensor_key}' from {path}: {error}"
         ) from error

@@ -34,7 +34,7 @@ class Profile:
     """How thorough an evaluation is."""
 
     trials: int = 2
-    """Distinct random inputs per workload."""
+    """Distinct random inputs per workload, at least 1."""
     timing: TimingPlan | None = None
     """None: correctness only."""
     compiled_baseline: bool = False
@@ -42,6 +42,10 @@ class Profile:
     beats: float | None = 0.0
     """Held-out workloads are tried only where the speedup over the reference on the searched ones
     exceeds this, or where nothing is measured; None: never."""
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError("at least one trial is needed to find a kernel correct")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ class Session(Protocol):
 
     def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         """Judge one solution on the searched workloads, then on the held-out ones where it earns
-        them, stopping at the first decisive failure."""
+        them, stopping at the first decisive failure. One at a time: a second caller waits.
+
+        Raises `SandboxError` where the session is closed meanwhile, or no process can be started.
+        """
         ...
 
     def close(self) -> None:

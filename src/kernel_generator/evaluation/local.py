@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import BuildSpec, Solution, SourceFile, SupportedLanguages
+from pydantic_core import PydanticSerializationError
 
 from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
-from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
+from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
-from kernel_generator.evaluation.bench import Bench, ReferenceStopped
+from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.device import describe_device
-from kernel_generator.evaluation.inputs import InputsUnavailable, plan_call
+from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.timing import geometric_mean
 from kernel_generator.evaluation.toolchain import (
@@ -29,7 +30,7 @@ from kernel_generator.evaluation.toolchain import (
     gpu_name,
     portable_build_environment,
 )
-from kernel_generator.evaluation.workloads import declared_floor
+from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.sandbox.worker import LACKED, LEVEL, Done, Order, Worker
 
 if TYPE_CHECKING:
@@ -144,17 +145,16 @@ class LocalSession:
         self._workers: list[Worker] = []
         self._closed = False
         self._lock = threading.Lock()
-        self._reference = self._start({})
+        self._turn = threading.Lock()
         self._compiled: _Baseline | None = None
-        self._bench = Bench(task, device, limits, self._reference, secrets.randbits(62))
+        self._trials = Trials(task, limits, self._start({}), secrets.randbits(62))
+        self._bench = Bench(task, device, limits, self._trials)
         self.opened = Opened(device=device)
 
     def prepare(self) -> None:
         """Run the reference on the searched workloads. Raises as `Judge.open` says."""
         definition = self._task.definition
-        answer = self._reference.prepare(
-            self._order(reference_solution(self._task)), self._limits.build_s
-        )
+        answer = self._prepare_reference()
         if not isinstance(answer, Done):
             raise ReferenceFailed(
                 f"the reference of '{definition.name}' does not load here: {_last_line(answer)}"
@@ -162,9 +162,8 @@ class LocalSession:
         opened = Opened(device=self._device)
         for workload in self._task.searched:
             try:
-                operations = self._bench.count_operations(workload)
-                floor = declared_floor(plan_call(definition, workload), operations)
-                opened.floors[workload.uuid] = floor
+                self._trials.operations(workload)
+                opened.floors[workload.uuid] = self._trials.floor(workload)
             except InputsUnavailable as error:
                 opened = replace(
                     opened, unusable=(*opened.unusable, Unusable(workload, str(error)))
@@ -183,6 +182,10 @@ class LocalSession:
 
     def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         """See `Session.evaluate`."""
+        with self._turn:
+            return self._evaluate(solution, profile)
+
+    def _evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         began = time.perf_counter()
         language = solution.spec.language.value
         worker = self._start(
@@ -190,12 +193,13 @@ class LocalSession:
         )
         try:
             verdict = self._judge(worker, solution, profile)
-            log = worker.log
         finally:
             self._stop(worker)
+        # Children killed by `close` look like candidates that crashed.
+        self._check_open()
         return verdict.model_copy(
             update={
-                "log": log,
+                "log": worker.log,
                 "isolation": Isolation(level=LEVEL, lacked=LACKED),
                 "device": self._describe(),
                 "build_environment": portable_build_environment(self._task.target, language),
@@ -208,7 +212,12 @@ class LocalSession:
 
     def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
-        answer = worker.prepare(self._order(solution, interpreted), self._limits.build_s)
+        try:
+            order = self._order(solution, interpreted)
+        except PydanticSerializationError as error:
+            message = f"the source is not valid Unicode text: {error}"
+            return Evaluation(outcome=Outcome.COMPILE_ERROR, message=message)
+        answer = worker.prepare(order, self._limits.build_s)
         if not isinstance(answer, Done):
             outcome, message = outcomes.of_build(answer)
             # Loading a CUDA library where there is no driver says nothing of the kernel.
@@ -222,7 +231,7 @@ class LocalSession:
         measured = self._device != "cpu" or not self._task.target.is_gpu
         if not measured:
             profile = replace(profile, timing=None)
-        baselines = {"reference": self._reference}
+        baselines = {"reference": self._trials.reference}
         if profile.timing is not None and profile.compiled_baseline:
             compiled = self._compiled_baseline()
             if not compiled.problem:
@@ -243,9 +252,25 @@ class LocalSession:
         tally: _Tally,
     ) -> None:
         for workload in workloads:
+            self._revive_reference()
+            baselines["reference"] = self._trials.reference
             tally.add(self._bench.judge(worker, workload, profile, baselines, non_deterministic))
             if tally.failure is not None:
                 return
+
+    def _prepare_reference(self) -> Answer:
+        return self._trials.reference.prepare(
+            self._order(reference_solution(self._task)), self._limits.build_s
+        )
+
+    def _revive_reference(self) -> None:
+        """Replace the reference's child where it died: on a workload too large for it, say."""
+        if self._trials.reference.alive:
+            return
+        self._check_open()
+        self._stop(self._trials.reference)
+        self._trials.reference = self._start({})
+        self._prepare_reference()
 
     def _compiled_baseline(self) -> _Baseline:
         if self._compiled is None:
@@ -263,19 +288,30 @@ class LocalSession:
             solution_json=solution.model_dump_json(),
             device=self._device,
             interpret=interpret,
+            stands_in=self._device == "cpu" and self._task.target.is_gpu,
         )
 
     def _describe(self) -> Device:
         return describe_device(self._device)
 
     def _start(self, environment: dict[str, str], warm: bool = False) -> Worker:
-        worker = Worker(environment, warmth.compile_caches() if warm else None)
+        try:
+            worker = Worker(environment, warmth.compile_caches() if warm else None)
+        except OSError as error:
+            raise SandboxError(
+                f"no process can be started for a kernel: {error}; free memory, disk space in the "
+                "temporary folder, or file handles, and try again"
+            ) from error
         with self._lock:
             if not self._closed:
                 self._workers.append(worker)
                 return worker
         worker.close()
-        raise RuntimeError("the session is closed")
+        raise SandboxError("the judge's session was closed")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxError("the judge's session was closed during an evaluation")
 
     def _stop(self, worker: Worker) -> None:
         worker.close()

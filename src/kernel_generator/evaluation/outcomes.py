@@ -27,7 +27,7 @@ def of_build(answer: Answer) -> tuple[Outcome, str]:
     """Outcome and message of a failed PREPARE."""
     outcome, message = of_run(answer)
     if isinstance(answer, TimedOut):
-        message = f"building took longer than {answer.limit_s:.0f} s"
+        message = f"building took longer than {answer.limit_s:g} s"
     elif isinstance(answer, Died):
         message = f"while the source was being built or imported, {answer.text}"
     return outcome, message
@@ -43,7 +43,7 @@ def of_run(answer: Answer) -> tuple[Outcome, str]:
             killed = answer.returncode == _SIGKILL
             return (Outcome.RESOURCE_LIMIT if killed else Outcome.CRASHED), answer.text
         case TimedOut(limit):
-            return Outcome.TIMEOUT, f"a call took longer than {limit:.0f} s"
+            return Outcome.TIMEOUT, f"a call took longer than {limit:g} s"
         case Done():
             raise ValueError("nothing failed")
 

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 BUCKETS = 64
 ENOUGH_DRAWS = 1024
 """16 expected draws a bucket."""
-LEAST_DRAWS = 256
-"""With fewer than 4 expected draws a bucket the test says nothing; only the support was checked."""
+LEAST_DRAWS = 16
+"""With fewer the test says nothing; only the support was checked."""
+_DRAWS_A_BUCKET = 8
+"""Fewer expected draws than this, and neighbouring buckets are merged."""
 _TIE = 1e-6
 """Relative margin within which a token at the edge of a filter may be kept or dropped."""
-_STATISTIC_LIMIT = 63 + 6.0 * (2 * 63) ** 0.5
-"""Six standard deviations above the mean of chi-square with 63 degrees of freedom: a false alarm
-about once in 1e6 tests (its right tail is heavier than a normal's)."""
+_NORMAL_QUANTILE = 4.75
+"""Of 1 - 1e-6: an honest sampler is turned away about once in a million tests."""
 
 
 def is_sampler(definition: Definition) -> bool:
@@ -53,14 +54,14 @@ class Distribution:
     """bool: tokens inside the filters, those within a tie of an edge included."""
 
 
-def target_distribution(inputs: Mapping[str, torch.Tensor]) -> Distribution:
-    """The distribution that `probs`, `top_k` and `top_p` describe."""
-    mass = inputs["probs"].to(torch.float64)
+def target_distribution(inputs: Mapping[str, torch.Tensor | float]) -> Distribution:
+    """The distribution that `probs`, `top_k` and `top_p` describe; a scalar holds for every row."""
+    mass = torch.as_tensor(inputs["probs"]).to(torch.float64)
     mass = mass / mass.sum(dim=-1, keepdim=True)
     allowed = mass > 0
     rows, vocabulary = mass.shape
     if "top_k" in inputs:
-        k = inputs["top_k"].to(torch.int64)
+        k = _for_each_row(inputs["top_k"], rows).to(torch.int64)
         k = torch.where((k <= 0) | (k > vocabulary), vocabulary, k)
         ordered = mass.sort(dim=-1, descending=True).values
         edge = ordered.gather(-1, (k - 1).unsqueeze(-1))
@@ -68,7 +69,7 @@ def target_distribution(inputs: Mapping[str, torch.Tensor]) -> Distribution:
         mass = torch.where(mass >= edge, mass, 0.0)
         mass = mass / mass.sum(dim=-1, keepdim=True)
     if "top_p" in inputs:
-        p = inputs["top_p"].to(torch.float64).unsqueeze(-1)
+        p = _for_each_row(inputs["top_p"], rows).to(torch.float64).unsqueeze(-1)
         ordered, order = mass.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered
         inside = torch.zeros(rows, vocabulary, dtype=torch.bool)
@@ -79,6 +80,10 @@ def target_distribution(inputs: Mapping[str, torch.Tensor]) -> Distribution:
         mass = torch.where(inside, mass, 0.0)
         mass = mass / mass.sum(dim=-1, keepdim=True)
     return Distribution(mass, allowed)
+
+
+def _for_each_row(value: torch.Tensor | float, rows: int) -> torch.Tensor:
+    return torch.as_tensor(value).reshape(-1).expand(rows)
 
 
 def outside_support(draws: torch.Tensor, distribution: Distribution) -> str | None:
@@ -124,12 +129,22 @@ class DrawCounter:
         """A sentence where the draws do not follow the target; None where they may."""
         if self.draws < LEAST_DRAWS:
             return None
-        expected = self.draws / BUCKETS
-        statistic = float(((self._counts - expected) ** 2 / expected).sum())
-        if statistic <= _STATISTIC_LIMIT:
+        buckets = BUCKETS
+        while buckets > 2 and self.draws < buckets * _DRAWS_A_BUCKET:
+            buckets //= 2
+        counts = self._counts.reshape(buckets, -1).sum(axis=1)
+        expected = self.draws / buckets
+        statistic = float(((counts - expected) ** 2 / expected).sum())
+        limit = _chi_square_limit(buckets - 1)
+        if statistic <= limit:
             return None
         return (
             f"{self.draws} draws do not follow the filtered distribution: chi-square "
-            f"{statistic:.0f} over {BUCKETS} buckets of equal mass, at most "
-            f"{_STATISTIC_LIMIT:.0f} is accepted"
+            f"{statistic:.0f} over {buckets} buckets of equal mass, at most {limit:.0f} is accepted"
         )
+
+
+def _chi_square_limit(degrees: int) -> float:
+    """The quantile by Wilson and Hilferty's approximation (PNAS 17:684, 1931)."""
+    spread = 2.0 / (9.0 * degrees)
+    return degrees * (1.0 - spread + _NORMAL_QUANTILE * spread**0.5) ** 3

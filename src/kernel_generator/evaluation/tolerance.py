@@ -125,7 +125,7 @@ def _upstream_errors(got: torch.Tensor, expected: torch.Tensor) -> tuple[float, 
     x, y = got.to(torch.float32), expected.to(torch.float32)
     absolute = (x - y).abs()
     # inf - inf is NaN although the two agree; upstream would have failed such outputs outright.
-    absolute = torch.where(x == y, 0.0, absolute)
+    absolute = torch.where((x == y) | (torch.isnan(x) & torch.isnan(y)), 0.0, absolute)
     relative = absolute / (y.abs() + _EPSILON)
     return float(absolute.max()), float(torch.nan_to_num(relative, posinf=float("inf")).max())
 

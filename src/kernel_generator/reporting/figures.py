@@ -44,14 +44,15 @@ def comparison(evaluation: Evaluation) -> str:
     """The speedups in words: against the reference, then each other baseline."""
     if evaluation.speedup is None:
         return "not measured"
-    parts = [f"{times(evaluation.speedup)} the reference"]
-    for name, interval in evaluation.baselines.items():
-        if name == "reference":
-            continue
-        verdict = ""
-        if interval.high < 1:
-            verdict = " (slower)"
-        elif interval.low <= 1:
-            verdict = " (no difference beyond noise)"
-        parts.append(f"{times(interval)} {name}{verdict}")
-    return ", ".join(parts)
+    others = {name: i for name, i in evaluation.baselines.items() if name != "reference"}
+    return ", ".join(
+        f"{times(interval)} {name}{_verdict(interval)}"
+        for name, interval in {"the reference": evaluation.speedup, **others}.items()
+    )
+
+
+def _verdict(interval: Interval) -> str:
+    """Says what is not faster; a result may be, and then is called so."""
+    if interval.high < 1:
+        return " (slower)"
+    return " (no difference beyond noise)" if interval.low <= 1 else ""

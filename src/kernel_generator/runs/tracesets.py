@@ -137,7 +137,8 @@ def _traces(folder: Path, problems: list[Problem], workloads: bool) -> dict[str,
 
 def _read_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Trace]]:
     text = _text(path, problems)
-    for number, line in enumerate((text or "").splitlines(), start=1):
+    # Not splitlines(): JSON strings may hold U+2028 and other characters that it takes for ends.
+    for number, line in enumerate((text or "").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -6,12 +6,13 @@ whole block to the device and back, so that guard zones and untouched bytes are 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from dataclasses import dataclass
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 GUARD_BYTES = 512
 GUARD_VALUE = 0xA5
@@ -51,6 +52,9 @@ class Place:
 @dataclass(frozen=True)
 class Layout:
     """The plan of an arena; travels to the child as JSON."""
+
+    # A scalar may be infinite, which plain JSON would turn into null.
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     slot: int
     size: int
@@ -98,10 +102,21 @@ class Arena:
 
     @staticmethod
     def create(layout: Layout) -> Arena:
-        """New anonymous memory, guard zones and outputs filled with their patterns."""
-        fd = os.memfd_create("kernel-generator-arena", os.MFD_CLOEXEC)
-        os.ftruncate(fd, layout.size)
-        arena = Arena(layout, fd)
+        """New anonymous memory, guard zones and outputs filled with their patterns.
+
+        Raises `OSError` where there is not that much.
+        """
+        fd = os.memfd_create("kernel-generator-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            # Reserves the memory now: a page that cannot be had later is a signal, not an error.
+            os.posix_fallocate(fd, 0, layout.size)
+            # Whoever shrank the file would kill the process that reads it next.
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+            arena = Arena(layout, fd)
+        except OSError:
+            os.close(fd)
+            raise
         arena.bytes.fill_(GUARD_VALUE)
         for place in layout.outputs:
             arena.region(place).fill_(POISON_VALUE)
@@ -112,7 +127,7 @@ class Arena:
         return self.bytes[place.offset : place.offset + place.nbytes]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Close the descriptor; the memory goes when nobody maps it any more."""
         os.close(self.fd)
 
 

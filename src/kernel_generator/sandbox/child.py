@@ -7,6 +7,7 @@ output, no seed, no key and no verdict; whatever it claims can only hurt the can
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel_generator.sandbox import wire
@@ -72,6 +74,7 @@ class Child:
         self._sock = sock
         self._device = "cpu"
         self._interpreted = False
+        self._stands_in = False
         self._runnable: Any = None
         self._destination_passing = True
         self._output_names: list[str] = []
@@ -89,11 +92,9 @@ class Child:
                 kind, payload = self._answer(frame)
             except _Mismatch as error:
                 kind, payload = Kind.FAILED, _failure(error.fault, str(error))
-            except BaseException as error:
-                if isinstance(error, SystemExit | KeyboardInterrupt):
-                    raise
-                fault = self._classify(error, Kind(frame.kind))
-                kind, payload = Kind.FAILED, _failure(fault, _describe(error))
+            except BaseException as error:  # noqa: BLE001 - sys.exit() in a kernel fails like any other
+                kind, payload = Kind.FAILED, self._explain(error, Kind(frame.kind))
+            _flush_output()
             wire.send(self._sock, kind, payload)
 
     def _answer(self, frame: wire.Frame) -> tuple[Kind, bytes]:
@@ -129,6 +130,7 @@ class Child:
     def _prepare(self, order: Any) -> None:
         self._device = order["device"]
         self._interpreted = order["interpret"]
+        self._stands_in = order["stands_in"]
         if self._interpreted:
             from kernel_generator.sandbox.interpreter import (  # noqa: PLC0415
                 prepare_interpreter,
@@ -156,7 +158,10 @@ class Child:
         if frame.fd is None:
             raise ValueError("a BIND frame carries a descriptor")
         layout = Layout.from_json(frame.payload)
-        self._bindings[layout.slot] = _Binding(Arena(layout, frame.fd), self._device)
+        arena = Arena(layout, frame.fd)
+        # The mapping is all that is needed; a descriptor a workload would add up.
+        arena.close()
+        self._bindings[layout.slot] = _Binding(arena, self._device)
 
     def _call(self, binding: _Binding, keep: bool) -> None:
         """One call. With `keep`, a value-returning candidate's values go to the outputs."""
@@ -258,12 +263,20 @@ class Child:
             self._call(self._bindings[slot], keep=False)
         return int(counter.get_total_flops())
 
-    def _classify(self, error: BaseException, kind: Kind) -> Fault:
-        import torch  # noqa: PLC0415
+    def _explain(self, error: BaseException, kind: Kind) -> bytes:
+        """The payload of a FAILED frame, also for errors that cannot be looked at."""
+        try:
+            return _failure(self._classify(error, kind), _describe(error))
+        except BaseException:  # noqa: BLE001 - the candidate wrote the error's class
+            fault = Fault.BUILD if kind is Kind.PREPARE else Fault.RUN
+            return _failure(fault, f"an error that cannot be shown: {type(error).__name__}")
 
+    def _classify(self, error: BaseException, kind: Kind) -> Fault:
         text = str(error)
         name = type(error).__name__
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate" in text:
+        if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "bad_alloc"):
+            return Fault.RESOURCE
+        if any(sign in text for sign in _OUT_OF_MEMORY):
             return Fault.RESOURCE
         if self._interpreted:
             from kernel_generator.sandbox.interpreter import (  # noqa: PLC0415
@@ -272,9 +285,7 @@ class Child:
 
             if is_interpreters_fault(error):
                 return Fault.NOT_RUNNABLE
-        if self._device == "cpu" and (
-            "not compiled with CUDA" in text or "no NVIDIA driver" in text or "No CUDA GPUs" in text
-        ):
+        if self._stands_in and any(sign in text for sign in _NEEDS_GPU):
             return Fault.NOT_RUNNABLE
         if kind is Kind.PREPARE:
             return Fault.BUILD
@@ -283,6 +294,23 @@ class Child:
         if name == "OutOfResources":
             return Fault.BUILD
         return Fault.RUN
+
+
+_OUT_OF_MEMORY = ("can't allocate", "std::bad_alloc", "Cannot allocate memory")
+_NEEDS_GPU = (
+    "not compiled with CUDA",
+    "no NVIDIA driver",
+    "No CUDA GPUs",
+    # torch has no such operation for this dtype on a CPU.
+    "not implemented for '",
+)
+
+
+def _flush_output() -> None:
+    # Printed text is buffered, and would be lost with a child that is killed.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _failure(fault: Fault, text: str) -> bytes:
@@ -303,12 +331,19 @@ def main() -> None:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _die_with(parent)
+    # Where memory runs out, this process goes, and not the judge.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    # A crash in native code leaves the Python frames that led to it in the log.
+    faulthandler.enable()
     sock = socket.socket(fileno=fd)
-    # A judge that hangs up or is interrupted leaves nothing to serve.
-    with contextlib.suppress(wire.ChannelClosed):
-        Child(sock).serve()
-    # Not sys.exit: what a candidate registered to run at exit has no business here.
-    os._exit(0)
+    try:
+        # A judge that hangs up or is interrupted leaves nothing to serve.
+        with contextlib.suppress(wire.ChannelClosed):
+            Child(sock).serve()
+    finally:
+        # What a candidate registered to run at exit has no business here.
+        os._exit(0)
 
 
 def _die_with(parent: int) -> None:

@@ -49,16 +49,16 @@ def prepare_interpreter() -> None:
 
 def is_interpreters_fault(error: BaseException) -> bool:
     """True where the interpreter, not the kernel, is why this failed."""
-    cause = error
-    while cause.__cause__ is not None:
+    cause, seen = error, {id(error)}
+    while cause.__cause__ is not None and id(cause.__cause__) not in seen:
         cause = cause.__cause__
-    if isinstance(cause, NotImplementedError):
-        return True
+        seen.add(id(cause))
     frame = cause.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     where = frame.tb_frame.f_code.co_filename if frame is not None else ""
     inside = f"{os.sep}triton{os.sep}" in where
     return inside and (
-        isinstance(cause, AttributeError | KeyError) or "active drivers" in str(cause)
+        isinstance(cause, NotImplementedError | AttributeError | KeyError)
+        or "active drivers" in str(cause)
     )

@@ -15,9 +15,11 @@ from enum import IntEnum
 _HEADER = struct.Struct("<4sBI")
 _MAGIC = b"KGW1"
 _MAX_PAYLOAD = 64 * 1024 * 1024
-"""A definition and a solution travel as one frame; no answer comes near this."""
+"""A definition and a solution travel as one frame."""
 MAX_TEXT = 24_000
-"""Characters of a failure's text that a child may send."""
+"""Bytes of a failure's text that a child may send."""
+MAX_ANSWER = MAX_TEXT + 1
+"""No answer of a child is longer: the fault and its text."""
 DONE = struct.Struct("<IdBd")
 """count, device nanoseconds per train, flags, spare figure (operations counted)."""
 
@@ -72,6 +74,10 @@ class ChannelTimeout(Exception):
     """No complete frame within the deadline."""
 
 
+class NotAFrame(Exception):
+    """The other side sent something that is no frame of this protocol."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One message, with a file descriptor where one came along."""
@@ -81,10 +87,17 @@ class Frame:
     fd: int | None = None
 
 
-def send(sock: socket.socket, kind: int, payload: bytes = b"", fd: int | None = None) -> None:
-    """Send one frame. Raises `ChannelClosed`."""
+def send(
+    sock: socket.socket,
+    kind: int,
+    payload: bytes = b"",
+    fd: int | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Send one frame within `timeout` seconds. Raises `ChannelClosed`, `ChannelTimeout`."""
     head = _HEADER.pack(_MAGIC, kind, len(payload))
     try:
+        sock.settimeout(timeout)
         if fd is None:
             sock.sendall(head)
         else:
@@ -96,25 +109,50 @@ def send(sock: socket.socket, kind: int, payload: bytes = b"", fd: int | None = 
         raise ChannelClosed(str(error)) from error
 
 
-def receive(sock: socket.socket, timeout: float | None = None) -> Frame:
-    """Receive one frame within `timeout` seconds.
+def is_silent(sock: socket.socket) -> bool:
+    """True where nothing has arrived that nobody asked for; the other side's end is no message."""
+    try:
+        sock.setblocking(False)
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
-    Raises `ChannelClosed` where the other side is gone or speaks something else, `ChannelTimeout`.
+
+def receive(sock: socket.socket, timeout: float | None = None) -> Frame:
+    """Receive one frame, and the descriptor that came with it, within `timeout` seconds.
+
+    Raises `ChannelClosed`, `ChannelTimeout`, `NotAFrame`.
     """
+    return _receive(sock, timeout, _MAX_PAYLOAD, with_fd=True)
+
+
+def receive_answer(sock: socket.socket, timeout: float) -> Frame:
+    """Receive one frame from an untrusted child: short, and never with a descriptor.
+
+    Raises `ChannelClosed`, `ChannelTimeout`, `NotAFrame`.
+    """
+    return _receive(sock, timeout, MAX_ANSWER, with_fd=False)
+
+
+def _receive(sock: socket.socket, timeout: float | None, limit: int, *, with_fd: bool) -> Frame:
     deadline = None if timeout is None else time.monotonic() + timeout
     fds: list[int] = []
     try:
         head = b""
         while len(head) < _HEADER.size:
             _arm(sock, deadline)
-            data, new_fds, _, _ = socket.recv_fds(sock, _HEADER.size - len(head), 1)
-            fds.extend(new_fds)
+            if with_fd:
+                data, new_fds, _, _ = socket.recv_fds(sock, _HEADER.size - len(head), 1)
+                fds.extend(new_fds)
+            else:
+                # A plain read makes the system drop descriptors that were sent along.
+                data = sock.recv(_HEADER.size - len(head))
             if not data:
                 raise ChannelClosed("closed")
             head += data
         magic, kind, length = _HEADER.unpack(head)
-        if magic != _MAGIC or length > _MAX_PAYLOAD:
-            raise ChannelClosed("not a frame")
+        if magic != _MAGIC or length > limit:
+            raise NotAFrame
         payload = bytearray()
         while len(payload) < length:
             _arm(sock, deadline)

@@ -1,7 +1,8 @@
 """The judge's end of one child process: starts it, talks to it under deadlines, kills it.
 
 Guarantees that every call returns an `Answer` within its limit, whatever the child does, and that
-nothing of the child's process group survives `close`.
+after `close` no process is left of the child's group, nor any other that it started and that still
+has the child's HOME in its environment.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +58,9 @@ _PASSED_ON = (
 _KEPT_OUTPUT = 16_000
 """Bytes of the child's stdout and stderr kept from the start, and as many from the end."""
 _GRACE_S = 1.0
+_POLL_S = 0.005
+_STRAY_ROUNDS = 5
+"""A process that forks while it is being looked for is found in a later round."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Order:
     """'cpu' or 'cuda:N'."""
     interpret: bool = False
     """Run Triton in its interpreter."""
+    stands_in: bool = False
+    """The CPU stands in for a GPU: what only a GPU can do is no fault of the candidate."""
     threads: int = 0
     """CPU threads for torch; 0 leaves its default."""
 
@@ -124,44 +132,36 @@ class Worker:
     def __init__(
         self, environment: Mapping[str, str] | None = None, furnished_from: Path | None = None
     ) -> None:
+        """Raises `OSError` where no process or folder can be had."""
         self.home = Path(tempfile.mkdtemp(prefix="kernel-generator-"))
         """Private HOME, caches and temporary files; removed by `close`."""
-        if furnished_from is not None and furnished_from.is_dir():
-            shutil.copytree(furnished_from, self.home, dirs_exist_ok=True)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         try:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "kernel_generator.sandbox.child",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=self.home,
-                env=child_environment(self.home, environment or {}),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except OSError:
+            if furnished_from is not None and furnished_from.is_dir():
+                shutil.copytree(furnished_from, self.home, dirs_exist_ok=True)
+            environment = child_environment(self.home, environment or {})
+            self._process = _spawner(os.getpid()).submit(_spawn, theirs, environment).result()
+        except BaseException:
+            # A child that did start ends when its channel closes.
             ours.close()
             shutil.rmtree(self.home, ignore_errors=True)
             raise
         finally:
             theirs.close()
         self._log = _Drain(self._process.stdout)
-        self._closed = threading.Lock()
-        self._next_slot = 0
+        self._closed = threading.Event()
+        self._ending = threading.Lock()
 
     @property
     def log(self) -> str:
-        """What the child printed, clipped in the middle."""
+        """What the child printed, clipped in the middle; complete once it is closed."""
         return self._log.text
+
+    @property
+    def alive(self) -> bool:
+        """False once the child has died or was killed."""
+        return self._process.returncode is None and not self._exited()
 
     def prepare(self, order: Order, timeout: float) -> Answer:
         """Load and build the candidate."""
@@ -171,6 +171,7 @@ class Worker:
                 "solution": json.loads(order.solution_json),
                 "device": order.device,
                 "interpret": order.interpret,
+                "stands_in": order.stands_in,
                 "threads": order.threads,
             }
         ).encode()
@@ -197,15 +198,21 @@ class Worker:
         return self._ask(Kind.COUNT, json.dumps([slot]).encode(), timeout)
 
     def _ask(self, kind: Kind, payload: bytes, timeout: float, fd: int | None = None) -> Answer:
+        if not wire.is_silent(self._sock):
+            self._kill()
+            return Failed(Fault.PROTOCOL, "the child answered more often than it was asked")
         began = time.perf_counter()
         try:
-            wire.send(self._sock, kind, payload, fd)
-            frame = wire.receive(self._sock, timeout)
+            wire.send(self._sock, kind, payload, fd, timeout)
+            frame = wire.receive_answer(self._sock, timeout)
         except wire.ChannelTimeout:
             self._kill()
             return TimedOut(timeout)
         except wire.ChannelClosed:
             return self._end()
+        except wire.NotAFrame:
+            self._kill()
+            return Failed(Fault.PROTOCOL, "the child sent something that is no frame")
         wall = time.perf_counter() - began
         if frame.kind == Kind.READY:
             return Done(wall)
@@ -219,23 +226,41 @@ class Worker:
         return Failed(Fault.PROTOCOL, "the child sent a frame that no candidate should send")
 
     def _end(self) -> Died:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_GRACE_S)
-        returncode = self._process.poll()
+        deadline = time.monotonic() + _GRACE_S
+        while not (exited := self._exited()) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         self._kill()
-        return Died(returncode)
+        return Died(self._process.returncode if exited else None)
+
+    def _exited(self) -> bool:
+        """True once the child has ended, which leaves it to be reaped."""
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self._process.pid, look) is not None
+        except ChildProcessError:
+            return True
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with self._ending:
+            if self._process.returncode is not None:
+                return
+            # Only a child that was not reaped yet is sure to own its process group's number.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def close(self) -> None:
-        """Kill the child's process group and remove its files. Safe to call twice."""
-        if not self._closed.acquire(blocking=False):
-            return
+        """Kill what the child started and remove its files. Safe to call twice."""
+        with self._ending:
+            if self._closed.is_set():
+                return
+            self._closed.set()
         self._kill()
+        _kill_strays(self.home)
         self._log.join()
+        # A thread may be waiting for an answer: this wakes it, closing alone would not.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -247,6 +272,58 @@ class Worker:
 
 
 _FAULT_BYTES = {bytes([fault]) for fault in Fault}
+
+
+@cache
+def _spawner(pid: int) -> ThreadPoolExecutor:
+    """The one thread of this process that starts children.
+
+    A child asks to be killed when its parent dies, which the system takes to be the *thread* that
+    started it: this one lives as long as the process.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix=f"kernel-generator-spawner-{pid}")
+
+
+def _spawn(channel: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-I",
+            "-B",
+            "-m",
+            "kernel_generator.sandbox.child",
+            str(channel.fileno()),
+            str(os.getpid()),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=environment["HOME"],
+        env=environment,
+        pass_fds=(channel.fileno(),),
+        start_new_session=True,
+    )
+
+
+def _kill_strays(home: Path) -> None:
+    """Kill processes that left the child's group but still have its HOME."""
+    mark = f"HOME={home}".encode()
+    for _ in range(_STRAY_ROUNDS):
+        found = False
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            # The descriptor is opened first, so that the process looked at is the one killed.
+            with contextlib.suppress(OSError):
+                pidfd = os.pidfd_open(int(entry.name))
+                try:
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                        found = True
+                finally:
+                    os.close(pidfd)
+        if not found:
+            return
 
 
 def child_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
@@ -276,15 +353,16 @@ class _Drain:
         self._head = bytearray()
         self._tail = bytearray()
         self._dropped = 0
-        self._stream = stream
-        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._given_up = False
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
-        if self._stream is None:
+    def _read(self, stream: IO[bytes] | None) -> None:
+        if stream is None:
             return
-        with contextlib.suppress(OSError, ValueError):
-            while data := os.read(self._stream.fileno(), 65536):
+        # Closed by the thread that reads it: elsewhere, the number could be another file by then.
+        with stream, contextlib.suppress(OSError):
+            while not self._given_up and (data := os.read(stream.fileno(), 65536)):
                 room = _KEPT_OUTPUT - len(self._head)
                 self._head += data[:room] if room > 0 else b""
                 self._tail += data[room:] if room > 0 else data
@@ -299,7 +377,6 @@ class _Drain:
         return bytes(self._head + gap + self._tail).decode("utf-8", "replace")
 
     def join(self) -> None:
-        """Wait for the pipe's end, but not for a grandchild that keeps it open."""
+        """Wait for the pipe's end, but not for a process that got away and keeps it open."""
         self._thread.join(_GRACE_S)
-        if self._stream is not None:
-            self._stream.close()
+        self._given_up = True

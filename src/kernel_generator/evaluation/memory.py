@@ -1,0 +1,44 @@
+"""What a call may touch: outputs are poisoned before it, inputs and guard zones looked at after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.sandbox.arena import GUARD_VALUE, POISON_VALUE
+
+if TYPE_CHECKING:
+    from kernel_generator.sandbox.arena import Arena
+
+_POISONS = (POISON_VALUE, 0x5A)
+_BOOL_POISONS = (1, 0)
+
+
+def poison(arena: Arena, turn: int = 0) -> None:
+    """Fill the outputs with a pattern that changes with `turn`.
+
+    What looks right under one pattern because it was never written looks different under another.
+    """
+    for place in arena.layout.outputs:
+        patterns = _BOOL_POISONS if place.dtype == "bool" else _POISONS
+        arena.region(place).fill_(patterns[turn % 2])
+
+
+def trespass(arena: Arena, before: torch.Tensor) -> tuple[Outcome, str] | None:
+    """What a call wrote that it must not; `before` is the arena's content ahead of the call."""
+    after = arena.bytes.clone()
+    for place in arena.layout.inputs:
+        region = slice(place.offset, place.offset + place.nbytes)
+        if place.nbytes and not torch.equal(after[region], before[region]):
+            return Outcome.INPUT_MODIFIED, f"input '{place.name}' was changed by the call"
+    places = [p for p in (*arena.layout.inputs, *arena.layout.outputs) if p.scalar is None]
+    for place in places:
+        after[place.offset : place.offset + place.nbytes] = GUARD_VALUE
+    strange = after != GUARD_VALUE
+    if not bool(strange.any()):
+        return None
+    at = int(strange.to(torch.uint8).argmax())
+    nearest = min(places, key=lambda p: min(abs(p.offset - at), abs(p.offset + p.nbytes - at)))
+    return Outcome.OUT_OF_BOUNDS, f"memory next to '{nearest.name}' was written by the call"

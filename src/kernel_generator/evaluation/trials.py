@@ -1,0 +1,171 @@
+"""Trials: the inputs of each workload, and what the reference makes of them.
+
+Both are made on demand, kept while they fit, and never lie in memory that a candidate maps: each
+implementation is bound to an arena of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kernel_generator.evaluation.inputs import InputsUnavailable, fill_inputs, plan_call
+from kernel_generator.evaluation.workloads import declared_floor, floor_us
+from kernel_generator.sandbox.arena import Arena, view
+from kernel_generator.sandbox.worker import Done
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import torch
+    from flashinfer_bench import Workload
+
+    from kernel_generator.domain.task import Floor, Task
+    from kernel_generator.evaluation.inputs import InputPlan
+    from kernel_generator.evaluation.judge import Limits
+    from kernel_generator.sandbox.worker import Answer, Worker
+
+_KEPT_BYTES = 1024 * 1024 * 1024
+"""Inputs and reference outputs are kept between candidates up to this total, else made again."""
+_REFERENCE_TRIES = 2
+"""A workload whose reference failed this often is not tried again: each try may take minutes."""
+
+
+class Stopped(Exception):
+    """A worker did not do as told. Whose fault that is, the caller knows."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(type(answer).__name__)
+        self.answer = answer
+
+
+class ReferenceStopped(Stopped):
+    """The reference, not the candidate, did not do as told."""
+
+
+class Trials:
+    """Inputs and reference outputs of one task's workloads."""
+
+    def __init__(self, task: Task, limits: Limits, reference: Worker, seed: int) -> None:
+        self.reference = reference
+        """Replaced by the session where it has died."""
+        self._task = task
+        self._limits = limits
+        self._seed = seed
+        self._plans: dict[str, InputPlan] = {}
+        self._expected: dict[tuple[str, int], tuple[torch.Tensor, ...]] = {}
+        self._inputs: dict[tuple[str, int], torch.Tensor] = {}
+        self._operations: dict[str, int | None] = {}
+        self._failures: dict[str, list[Answer]] = {}
+        self._kept_bytes = 0
+        self._slot = 0
+
+    def plan(self, workload: Workload) -> InputPlan:
+        """Names, dtypes and shapes of the call. Raises `InputsUnavailable`."""
+        if workload.uuid not in self._plans:
+            self._plans[workload.uuid] = plan_call(self._task.definition, workload)
+        return self._plans[workload.uuid]
+
+    def expected(self, workload: Workload, index: int) -> tuple[torch.Tensor, ...]:
+        """The reference's outputs on inputs number `index`.
+
+        Raises `InputsUnavailable`, and `ReferenceStopped` where the reference fails.
+        """
+        key = (workload.uuid, index)
+        kept = self._expected.get(key)
+        if kept is not None:
+            return kept
+        failures = self._failures.setdefault(workload.uuid, [])
+        if len(failures) >= _REFERENCE_TRIES:
+            raise ReferenceStopped(failures[0])
+        try:
+            with self.bound(self.reference, workload, index) as arena:
+                answer = self.reference.run(arena.layout.slot, self._limits.first_call_s)
+                if not isinstance(answer, Done):
+                    raise Stopped(answer)
+                outputs = tuple(view(arena.bytes, p).clone() for p in arena.layout.outputs)
+        except Stopped as stopped:
+            failures.append(stopped.answer)
+            raise ReferenceStopped(stopped.answer) from stopped
+        if self._may_keep(sum(t.nbytes for t in outputs)):
+            self._expected[key] = outputs
+        return outputs
+
+    def operations(self, workload: Workload) -> int | None:
+        """Operations that torch counts in the reference, None where it counts none.
+
+        Raises as `expected`.
+        """
+        if workload.uuid not in self._operations:
+            self.expected(workload, 0)
+            with self.bound(self.reference, workload, 0) as arena:
+                answer = self.reference.count(arena.layout.slot, self._limits.call_s)
+            # Counting is a convenience: what breaks on it still runs, so nothing is said of it.
+            counted = answer.figure if isinstance(answer, Done) else 0.0
+            self._operations[workload.uuid] = int(counted) if math.isfinite(counted) else None
+        return self._operations[workload.uuid] or None
+
+    def floor(self, workload: Workload) -> Floor:
+        """The least work of a call, with the operations where they were counted."""
+        return declared_floor(self.plan(workload), self._operations.get(workload.uuid))
+
+    def floor_us(self, workload: Workload) -> float | None:
+        """Microseconds below which no kernel can be; None where unknown."""
+        plan = self.plan(workload)
+        dtypes = {p.dtype for p in (*plan.inputs, *plan.outputs) if p.scalar is None}
+        return floor_us(self.floor(workload), self._task.target, dtypes)
+
+    def fill(self, arena: Arena, workload: Workload, index: int) -> None:
+        """Write inputs number `index` into an arena of the workload. Raises `InputsUnavailable`."""
+        key = (workload.uuid, index)
+        kept = self._inputs.get(key)
+        if kept is None:
+            task = self._task
+            fill_inputs(arena, task.definition, workload, task.root, self._seed + index)
+            if self._may_keep(arena.layout.size):
+                self._inputs[key] = arena.bytes.clone()
+            return
+        for place in arena.layout.inputs:
+            region = slice(place.offset, place.offset + place.nbytes)
+            arena.bytes[region] = kept[region]
+
+    def bind(self, worker: Worker, workload: Workload, index: int) -> Arena:
+        """Share a new arena, filled with inputs number `index`, with a worker.
+
+        Raises `InputsUnavailable`, and `Stopped` where the worker fails.
+        """
+        layout = self.plan(workload).layout(self._slot)
+        self._slot += 1
+        try:
+            arena = Arena.create(layout)
+        except OSError as error:
+            raise InputsUnavailable(
+                f"the tensors of workload {workload.uuid} take {layout.size / 2**30:.1f} GiB, "
+                f"which this machine does not have: {error.strerror}"
+            ) from error
+        try:
+            self.fill(arena, workload, index)
+            answer = worker.bind(arena, self._limits.call_s)
+            if not isinstance(answer, Done):
+                raise Stopped(answer)
+        except BaseException:
+            arena.close()
+            raise
+        return arena
+
+    @contextmanager
+    def bound(self, worker: Worker, workload: Workload, index: int) -> Generator[Arena]:
+        """`bind`, released at the end. Raises as `bind`."""
+        arena = self.bind(worker, workload, index)
+        try:
+            yield arena
+        finally:
+            worker.release(arena.layout.slot, self._limits.call_s)
+            arena.close()
+
+    def _may_keep(self, size: int) -> bool:
+        if self._kept_bytes + size > _KEPT_BYTES:
+            return False
+        self._kept_bytes += size
+        return True
