@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import BuildSpec, Solution, SourceFile, SupportedLanguages
-from pydantic_core import PydanticSerializationError
 
 from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
@@ -128,6 +127,22 @@ class _Tally:
         )
 
 
+def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
+    """A time limit that the interpreter exceeded says nothing of the kernel."""
+    if verdict.outcome is not Outcome.TIMEOUT:
+        return verdict
+    last = verdict.workloads[-1]
+    message = f"Triton's interpreter is too slow for this workload: {verdict.message}"
+    skipped = last.model_copy(update={"outcome": Outcome.NOT_RUN, "message": message})
+    return verdict.model_copy(
+        update={
+            "outcome": Outcome.NOT_RUN,
+            "message": message,
+            "workloads": (*verdict.workloads[:-1], skipped),
+        }
+    )
+
+
 def _earns_held_out(tally: _Tally, profile: Profile) -> bool:
     if profile.beats is None:
         return False
@@ -189,7 +204,7 @@ class LocalSession:
         began = time.perf_counter()
         language = solution.spec.language.value
         worker = self._start(
-            build_environment(self._task.target, language), warm=language == "python"
+            build_environment(self._task.target, language), warm=_may_compile(solution)
         )
         try:
             verdict = self._judge(worker, solution, profile)
@@ -212,12 +227,7 @@ class LocalSession:
 
     def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
-        try:
-            order = self._order(solution, interpreted)
-        except PydanticSerializationError as error:
-            message = f"the source is not valid Unicode text: {error}"
-            return Evaluation(outcome=Outcome.COMPILE_ERROR, message=message)
-        answer = worker.prepare(order, self._limits.build_s)
+        answer = worker.prepare(self._order(solution, interpreted), self._limits.build_s)
         if not isinstance(answer, Done):
             outcome, message = outcomes.of_build(answer)
             # Loading a CUDA library where there is no driver says nothing of the kernel.
@@ -240,7 +250,8 @@ class LocalSession:
         self._try(worker, self._task.searched, profile, baselines, _declared(solution), tally)
         if tally.failure is None and _earns_held_out(tally, profile):
             self._try(worker, self._task.held_out, profile, baselines, _declared(solution), tally)
-        return tally.evaluation()
+        verdict = tally.evaluation()
+        return _too_slow_to_interpret(verdict) if interpreted else verdict
 
     def _try(
         self,
@@ -296,7 +307,9 @@ class LocalSession:
 
     def _start(self, environment: dict[str, str], warm: bool = False) -> Worker:
         try:
-            worker = Worker(environment, warmth.compile_caches() if warm else None)
+            # What is slow to warm up is the CPU's compiler; a GPU has nothing of it.
+            cold = self._device != "cpu" or not warm
+            worker = Worker(environment, None if cold else warmth.compile_caches())
         except OSError as error:
             raise SandboxError(
                 f"no process can be started for a kernel: {error}; free memory, disk space in the "
@@ -355,6 +368,13 @@ def _trusted(task: Task, what: str, sources: dict[str, str]) -> Solution:
 
 def _declared(solution: Solution) -> bool:
     return any(NON_DETERMINISTIC_MARK in source.content for source in solution.sources)
+
+
+def _may_compile(solution: Solution) -> bool:
+    """True where `torch.compile` may be called, and its caches are worth copying."""
+    return solution.spec.language is SupportedLanguages.PYTHON and any(
+        "compile" in source.content for source in solution.sources
+    )
 
 
 def _axes(workload: Workload) -> str:

@@ -6,13 +6,17 @@ whole block to the device and back, so that guard zones and untouched bytes are 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import json
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 GUARD_BYTES = 512
 GUARD_VALUE = 0xA5
@@ -53,9 +57,6 @@ class Place:
 class Layout:
     """The plan of an arena; travels to the child as JSON."""
 
-    # A scalar may be infinite, which plain JSON would turn into null.
-    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
-
     slot: int
     size: int
     inputs: tuple[Place, ...]
@@ -82,7 +83,8 @@ class Layout:
 
     def to_json(self) -> bytes:
         """The plan as the child reads it."""
-        return TypeAdapter(Layout).dump_json(self)
+        # Python's own writer: pydantic's would turn an infinite scalar into null.
+        return json.dumps(asdict(self)).encode()
 
     @staticmethod
     def from_json(data: bytes) -> Layout:
@@ -106,6 +108,9 @@ class Arena:
 
         Raises `OSError` where there is not that much.
         """
+        if layout.size > _available_bytes():
+            # Asking for it would have the system kill processes to find it.
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         fd = os.memfd_create("kernel-generator-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             # Reserves the memory now: a page that cannot be had later is a signal, not an error.
@@ -129,6 +134,21 @@ class Arena:
     def close(self) -> None:
         """Close the descriptor; the memory goes when nobody maps it any more."""
         os.close(self.fd)
+
+
+def _available_bytes() -> int:
+    """Memory that this machine, and this process's control group, still have."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    # Without a limit, `memory.max` is the word "max".
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text())
+        found.append(limit - int((group / "memory.current").read_text()))
+    return min(found, default=1 << 62)
 
 
 def view(block: torch.Tensor, place: Place) -> torch.Tensor:

@@ -213,6 +213,10 @@ class Worker:
         except wire.NotAFrame:
             self._kill()
             return Failed(Fault.PROTOCOL, "the child sent something that is no frame")
+        except BaseException:
+            # Interrupted with an answer outstanding: the next one would be taken for it.
+            self._kill()
+            raise
         wall = time.perf_counter() - began
         if frame.kind == Kind.READY:
             return Done(wall)
@@ -342,6 +346,10 @@ def child_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         # An idle worker must not spin on the cores that another one is being timed on.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # glibc moves these thresholds with what was freed before, so that of two processes with
+        # other histories one pays page faults for every large tensor and the other does not.
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
     return environment | dict(extra)
 

@@ -1,0 +1,288 @@
+"""What a session does beside judging one kernel: references, workloads, baselines, its end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from flashinfer_bench.data import SafetensorsInput, Workload
+from safetensors.torch import save_file
+
+from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation.judge import Limits, Profile
+from kernel_generator.evaluation.local import LocalJudge
+from tests.evaluation.judging import (
+    BRIEF,
+    CORRECTNESS,
+    DOUBLE,
+    TINY,
+    opened,
+    solution,
+    task,
+    workload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from flashinfer_bench.data import Definition
+
+    from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.evaluation.local import LocalSession
+
+RIGHT = solution("def run(x):\n    return x * 2\n")
+
+
+def with_reference(source: str) -> Definition:
+    return DOUBLE.model_copy(update={"reference": source})
+
+
+def children() -> list[str]:
+    """Processes that this one started and that are still there."""
+    found: list[str] = []
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+        try:
+            with open(f"/proc/{name}/stat") as stat:  # noqa: PTH123
+                if int(stat.read().rpartition(")")[2].split()[1]) == os.getpid():
+                    found.append(name)
+        except OSError:
+            continue
+    return found
+
+
+class TestAReferenceThatDoesNotRunHere:
+    @pytest.mark.parametrize(
+        ("reference", "says"),
+        [
+            ("def run(x):\n    raise ValueError('mine')\n", r"fails on cpu with n=5: ValueError"),
+            ("import no_such_module\ndef run(x):\n    return x\n", "does not load here: .*no_such"),
+            ("def run(x):\n    return x.cuda() * 2\n", "not compiled with CUDA"),
+        ],
+        ids=["raises", "imports", "needs a GPU"],
+    )
+    def test_is_named_and_leaves_nothing_behind(self, reference: str, says: str) -> None:
+        before = children()
+        with pytest.raises(ReferenceFailed, match=says) as failed:
+            LocalJudge(TINY).open(task(with_reference(reference)))
+        assert "reference of 'double'" in str(failed.value)
+        assert children() == before
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    root = tmp_path_factory.mktemp("traceset")
+    save_file({"x": torch.ones(3, 64)}, root / "here.safetensors")
+
+    def captured(uuid: str, path: str) -> Workload:
+        described = SafetensorsInput(path=path, tensor_key="x")
+        return Workload(axes={"n": 3}, inputs={"x": described}, uuid=uuid)
+
+    searched = [captured("here", "here.safetensors"), captured("gone", "gone.safetensors")]
+    with opened(task(searched=searched, root=root)) as session:
+        assert [u.workload.uuid for u in session.opened.unusable] == ["gone"]
+        assert list(session.opened.floors) == ["here"]
+        return session.evaluate(RIGHT, BRIEF)
+
+
+class TestWorkloadsThatCannotBeRun:
+    def test_are_skipped_among_good_ones(self, evaluation: Evaluation) -> None:
+        assert evaluation.outcome is Outcome.PASSED
+        assert [w.outcome for w in evaluation.workloads] == [Outcome.PASSED, Outcome.NOT_RUN]
+
+    def test_are_told(self, evaluation: Evaluation) -> None:
+        assert "1 of 2 workloads cannot be run here" in evaluation.message
+        assert "gone.safetensors, which is missing" in evaluation.message
+
+    def test_do_not_count_in_the_mean(self, evaluation: Evaluation) -> None:
+        assert evaluation.speedup is not None
+        measured = evaluation.workloads[0].speedups["reference"]
+        assert evaluation.speedup.value == pytest.approx(measured.value)
+
+
+def test_a_definition_without_a_usable_workload_is_refused(tmp_path: Path) -> None:
+    described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
+    only = Workload(axes={"n": 3}, inputs={"x": described}, uuid="gone")
+    with pytest.raises(NoWorkloads, match=r"'double' can be run here: .*which is missing"):
+        LocalJudge(TINY).open(task(searched=[only], root=tmp_path))
+
+
+def test_a_workload_larger_than_memory_is_told_as_such() -> None:
+    with (
+        opened(task(searched=[workload("fits", n=5), workload("huge", n=10**10)])) as session,
+    ):
+        (unusable,) = session.opened.unusable
+        assert unusable.workload.uuid == "huge"
+        assert "GiB" in unusable.reason
+
+
+def test_an_axis_may_be_as_short_as_it_likes() -> None:
+    with opened(task(searched=[workload("none", n=0), workload("one", n=1)])) as session:
+        assert session.evaluate(RIGHT, BRIEF).outcome is Outcome.PASSED
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Evaluation]:
+    fails_on_seven = solution("def run(x):\n    return x * 2 if len(x) != 7 else x\n")
+    searched, held_out = [workload("s", n=5)], [workload("a", n=6), workload("b", n=7)]
+    unreachable = Profile(trials=1, timing=BRIEF.timing, beats=1e9)
+    with opened(task(searched=searched, held_out=held_out)) as session:
+        return {
+            "wrong on one": session.evaluate(fails_on_seven, CORRECTNESS),
+            "right": session.evaluate(RIGHT, CORRECTNESS),
+            "not asked for": session.evaluate(RIGHT, Profile(trials=1, beats=None)),
+            "not earned": session.evaluate(RIGHT, unreachable),
+        }
+
+
+class TestHeldOutWorkloads:
+    def test_that_fail_decide(self, found: dict[str, Evaluation]) -> None:
+        evaluation = found["wrong on one"]
+        assert evaluation.outcome is Outcome.WRONG_VALUES
+        assert [w.uuid for w in evaluation.workloads] == ["s", "a", "b"]
+        assert evaluation.workloads[-1].axes == {"n": 7}
+        assert evaluation.workloads[-1].mismatches
+
+    def test_that_pass_complete_the_evaluation(self, found: dict[str, Evaluation]) -> None:
+        assert found["right"].complete
+        assert len(found["right"].workloads) == 3
+
+    @pytest.mark.parametrize("how", ["not asked for", "not earned"])
+    def test_are_left_alone_where_nothing_depends_on_them(
+        self, found: dict[str, Evaluation], how: str
+    ) -> None:
+        assert not found[how].complete
+        assert [w.uuid for w in found[how].workloads] == ["s"]
+
+
+@pytest.mark.slow
+def test_a_workload_too_slow_for_the_reference_is_skipped_and_the_rest_is_judged() -> None:
+    reference = "import time\ndef run(x):\n    if len(x) == 6: time.sleep(60)\n    return x * 2\n"
+    what = task(
+        with_reference(reference),
+        searched=[workload("s", n=5)],
+        held_out=[workload("slow", n=6), workload("after", n=7)],
+    )
+    with opened(what, Limits(build_s=60.0, first_call_s=1.0, call_s=1.0)) as session:
+        found = session.evaluate(RIGHT, BRIEF)
+    assert {w.uuid: w.outcome for w in found.workloads} == {
+        "s": Outcome.PASSED,
+        "slow": Outcome.NOT_RUN,
+        "after": Outcome.PASSED,
+    }
+    assert "the reference fails: a call took longer than 1 s" in found.message
+
+
+@pytest.mark.slow
+def test_torch_compile_of_the_reference_is_timed_beside_it() -> None:
+    profile = Profile(timing=BRIEF.timing, compiled_baseline=True)
+    with opened(task(), Limits()) as session:
+        found = session.evaluate(RIGHT, profile)
+    assert found.outcome is Outcome.PASSED
+    assert set(found.baselines) == {"reference", "torch.compile"}
+    assert set(found.workloads[0].baselines) == {"reference", "torch.compile"}
+
+
+@pytest.mark.slow
+def test_a_baseline_that_dies_is_left_out_and_is_nobodys_fault() -> None:
+    # Compiled, the reference is a module beside the entry point.
+    reference = (
+        "import os\ndef run(x):\n"
+        "    if __name__.endswith('.reference'): os._exit(1)\n"
+        "    return x * 2\n"
+    )
+    profile = Profile(timing=BRIEF.timing, compiled_baseline=True)
+    with opened(task(with_reference(reference)), Limits()) as session:
+        found = session.evaluate(RIGHT, profile)
+    assert found.outcome is Outcome.PASSED
+    assert set(found.baselines) == {"reference"}
+
+
+@pytest.fixture(scope="module")
+def session() -> Generator[LocalSession]:
+    with opened(task()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def opened_by_a_thread_that_ended() -> Generator[LocalSession]:
+    sessions: list[LocalSession] = []
+    thread = threading.Thread(target=lambda: sessions.append(LocalJudge(TINY).open(task())))
+    thread.start()
+    thread.join()
+    yield sessions[0]
+    sessions[0].close()
+
+
+class TestSessions:
+    def test_outlive_the_thread_that_opened_them(
+        self, opened_by_a_thread_that_ended: LocalSession
+    ) -> None:
+        found = opened_by_a_thread_that_ended.evaluate(RIGHT, BRIEF)
+        assert found.outcome is Outcome.PASSED
+
+    def test_give_each_judge_other_values(
+        self, session: LocalSession, opened_by_a_thread_that_ended: LocalSession
+    ) -> None:
+        # The kernel tells its input's first value by an exception.
+        spy = solution("def run(x):\n    raise ValueError(float(x[0, 0]))\n")
+        told = [
+            judge.evaluate(spy, CORRECTNESS).message.splitlines()[-1]
+            for judge in (session, session, opened_by_a_thread_that_ended)
+        ]
+        assert told[0] == told[1] != told[2]
+
+    def test_judge_one_candidate_after_the_other_when_asked_at_once(
+        self, session: LocalSession
+    ) -> None:
+        outcomes: list[Outcome] = []
+
+        def judge() -> None:
+            outcomes.append(session.evaluate(RIGHT, BRIEF).outcome)
+
+        threads = [threading.Thread(target=judge) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes == [Outcome.PASSED, Outcome.PASSED]
+
+    def test_that_are_interrupted_stop_the_candidate_and_go_on(self, session: LocalSession) -> None:
+        idle = children()
+        source = "import os\ndef run(x):\n    os.kill(os.getppid(), 2)\n    while True: pass\n"
+        with pytest.raises(KeyboardInterrupt):
+            session.evaluate(solution(source), CORRECTNESS)
+        assert children() == idle
+        assert session.evaluate(RIGHT, CORRECTNESS).outcome.is_result
+
+    def test_end_at_once_when_closed_from_another_thread(self) -> None:
+        before = children()
+        session = LocalJudge(Limits()).open(task())
+        started, raised = threading.Event(), list[BaseException]()
+
+        def judge() -> None:
+            started.set()
+            try:
+                session.evaluate(solution("def run(x):\n    while True: pass\n"), CORRECTNESS)
+            except SandboxError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=judge)
+        thread.start()
+        started.wait()
+        session.close()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+        assert "closed" in str(raised[0])
+        assert children() == before
+
+    def test_may_be_closed_twice(self) -> None:
+        session = LocalJudge(TINY).open(task())
+        session.close()
+        session.close()
+        with pytest.raises(SandboxError, match="closed"):
+            session.evaluate(RIGHT, CORRECTNESS)

@@ -1,0 +1,96 @@
+"""Which workloads are searched on, which are held out, and the floors."""
+
+from __future__ import annotations
+
+import pytest
+from flashinfer_bench.data import Definition, RandomInput, Workload
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel_generator.domain.target import TARGETS
+from kernel_generator.domain.task import Floor
+from kernel_generator.evaluation.inputs import plan_call
+from kernel_generator.evaluation.workloads import declared_floor, floor_us, split_workloads
+from tests.evaluation.judging import DOUBLE, workload
+
+SIZES = st.lists(st.integers(0, 500), min_size=0, max_size=15)
+
+
+def workloads(sizes: list[int]) -> list[Workload]:
+    return [workload(f"w{i}", n=n) for i, n in enumerate(sizes)]
+
+
+class TestSplit:
+    @given(SIZES, st.randoms())
+    def test_does_not_depend_on_the_order(self, sizes: list[int], random: object) -> None:
+        given_order = workloads(sizes)
+        shuffled = list(given_order)
+        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        assert split_workloads(DOUBLE, given_order) == split_workloads(DOUBLE, shuffled)
+
+    @given(SIZES)
+    def test_keeps_every_workload_exactly_once(self, sizes: list[int]) -> None:
+        searched, held_out = split_workloads(DOUBLE, workloads(sizes))
+        uuids = [w.uuid for w in (*searched, *held_out)]
+        assert sorted(uuids) == sorted(f"w{i}" for i in range(len(sizes)))
+
+    @given(SIZES)
+    def test_searches_on_at_most_four_with_the_extremes_among_them(self, sizes: list[int]) -> None:
+        searched, _ = split_workloads(DOUBLE, workloads(sizes))
+        assert len(searched) == min(4, len(sizes))
+        found = [w.axes["n"] for w in searched]
+        assert found == sorted(found)
+        if sizes:
+            assert (found[0], found[-1]) == (min(sizes), max(sizes))
+
+    def test_holds_nothing_out_where_there_are_four(self) -> None:
+        searched, held_out = split_workloads(DOUBLE, workloads([4, 3, 2, 1]))
+        assert (len(searched), held_out) == (4, ())
+
+    def test_keeps_a_workload_that_does_not_fit_its_definition(self) -> None:
+        odd = Workload(axes={"other": 3}, inputs={"x": RandomInput()}, uuid="odd")
+        searched, held_out = split_workloads(DOUBLE, [odd, *workloads([1, 2])])
+        assert odd in (*searched, *held_out)
+
+
+class TestFloor:
+    def test_counts_all_declared_inputs_and_outputs(self) -> None:
+        floor = declared_floor(plan_call(DOUBLE, workload(n=10)), 7)
+        assert floor == Floor(10 * 64 * 4 * 2, 10 * 64 * 4 * 2, 7)
+
+    def test_knows_only_the_declared_bytes_where_indices_decide(self) -> None:
+        gather = Definition.model_validate(
+            {
+                "name": "gather",
+                "op_type": "gather",
+                "axes": {"n": {"type": "var"}},
+                "inputs": {
+                    "table": {"shape": ["n"], "dtype": "float32"},
+                    "index": {"shape": ["n"], "dtype": "int64"},
+                },
+                "outputs": {"y": {"shape": ["n"], "dtype": "float32"}},
+                "reference": "def run(table, index):\n    return table[index]\n",
+            }
+        )
+        which = Workload(
+            axes={"n": 8}, inputs={"table": RandomInput(), "index": RandomInput()}, uuid="w"
+        )
+        assert declared_floor(plan_call(gather, which), 7) == Floor(8 * 16, None, None)
+
+    def test_is_the_slower_of_memory_and_arithmetic(self) -> None:
+        h100 = TARGETS["H100"]
+        memory_bound = floor_us(Floor(0, 3_350_000, 1), h100, {"bfloat16"})
+        compute_bound = floor_us(Floor(0, 1, 989_000_000), h100, {"bfloat16"})
+        assert memory_bound == pytest.approx(1.0)
+        assert compute_bound == pytest.approx(1.0)
+
+    def test_of_float32_uses_the_highest_rate_that_float32_operands_can_have(self) -> None:
+        assert floor_us(Floor(0, None, 494_000_000), TARGETS["H100"], {"float32"}) == pytest.approx(
+            1.0
+        )
+
+    def test_is_unknown_on_a_cpu(self) -> None:
+        assert floor_us(Floor(10, 10, 10), TARGETS["CPU"], {"float32"}) is None
+
+    def test_is_unknown_where_indices_decide(self) -> None:
+        assert floor_us(Floor(10, None, None), TARGETS["H100"], {"float32"}) is None
