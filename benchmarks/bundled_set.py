@@ -14,12 +14,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernel_generator import KernelGenerator, NoPassingSolution, load_traceset
 from kernel_generator.domain.errors import KernelGeneratorError
 from kernel_generator.evaluation.device import describe_device
-from kernel_generator.generator import GeneratedSolution
 from kernel_generator.models.scripted import ScriptedModel
+
+if TYPE_CHECKING:
+    from kernel_generator.generator import GeneratedSolution
 
 ROOT = Path(__file__).resolve().parent.parent
 REPLIES = ROOT / "examples" / "replies"

@@ -6,8 +6,7 @@ Everything returned is a `flashinfer_bench.Solution`; a failed kernel is never r
 from __future__ import annotations
 
 import asyncio
-import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import Solution
 from pydantic import PrivateAttr
@@ -36,13 +35,14 @@ from kernel_generator.models.open_model import open_model
 from kernel_generator.models.settings import read_settings
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
+from kernel_generator.runs.blocking import run_blocking
 from kernel_generator.runs.engine import Author, Goal, Run, describe, solution_name
 from kernel_generator.runs.saving import check_writable, save_solution
 from kernel_generator.runs.tracesets import definition_of, workloads_of
 from kernel_generator.search.refine import Refine
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from flashinfer_bench import Definition, TraceSet, Workload
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from kernel_generator.domain.events import Observer
     from kernel_generator.domain.target import Target
     from kernel_generator.models.protocol import LanguageModel
-
-_T = TypeVar("_T")
 
 READING_TRIES = 2
 """How often one independent sample is asked for until its reply can be read."""
@@ -152,7 +150,7 @@ class KernelGenerator:
         Raises `InvalidInput`, `ProviderError`, and `IncompleteGeneration` (which carries the
         readable ones) where a sample gave no readable reply in `READING_TRIES` tries.
         """
-        return _blocking(self.generate_async(definition, pass_k, workloads=workloads))
+        return run_blocking(self.generate_async(definition, pass_k, workloads=workloads))
 
     async def generate_async(
         self, definition: Definition, pass_k: int = 1, *, workloads: Sequence[Workload] = ()
@@ -235,10 +233,10 @@ class KernelGenerator:
 
         Raises `NoPassingSolution` (with every attempt) where nothing passed, `NoWorkloads`,
         `ReferenceFailed` and other `InvalidInput` before anything is asked, and `ProviderError`
-        where the provider gave up before anything passed. Interrupted, the best version so far is
-        left in `interrupted`.
+        where the provider gave up before anything passed. Interrupted, or stopped by anything
+        else, the best version so far is left in `interrupted`.
         """
-        return _blocking(
+        return run_blocking(
             self.optimized_generate_async(
                 traceset=traceset,
                 definition=definition,
@@ -258,19 +256,15 @@ class KernelGenerator:
         target_speedup: float | None = None,
     ) -> GeneratedSolution:
         """See `optimized_generate`."""
-        goal = _checked(Goal(rounds, keep_improving, target_speedup))
+        goal = check_goal(Goal(rounds, keep_improving, target_speedup))
         task = make_task(traceset, definition, self.target, self.language)
         run = self._run(task, goal)
         self.interrupted = None
         try:
             best = await run.work()
-        except BaseException as error:
-            found = run.best
-            # The provider's trouble does not take back what passed before it.
-            if found is not None:
-                self.interrupted = _solution_of(found)
-                if isinstance(error, Exception):
-                    return self.interrupted
+        except BaseException:
+            if run.best is not None:
+                self.interrupted = _solution_of(run.best)
             raise
         finally:
             await self._author.model.close()
@@ -370,7 +364,8 @@ def _language(language: str | None, target: Target, model: str) -> str:
     return language
 
 
-def _checked(goal: Goal) -> Goal:
+def check_goal(goal: Goal) -> Goal:
+    """The goal as it is. Raises `InvalidInput` where it cannot be worked towards."""
     if goal.rounds < 1:
         raise InvalidInput(f"rounds is {goal.rounds}: give at least 1")
     if goal.target_speedup is not None and not goal.target_speedup > 0:
@@ -393,26 +388,3 @@ def _why_none(attempts: Sequence[Attempt], definition: str) -> str:
         f"All attempts failed for {definition} - SKIPPING "
         f"({len(attempts)} attempts: {outcomes}; the last: {last.outcome.meaning})"
     )
-
-
-def _blocking(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work` to its end, also where an event loop is running already (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    result: list[_T] = []
-    error: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            result.append(asyncio.run(work))
-        except BaseException as caught:  # noqa: BLE001 - handed over to the calling thread
-            error.append(caught)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    if error:
-        raise error[0]
-    return result[0]

@@ -229,6 +229,7 @@ def test_a_candidate_that_empties_the_shared_memory_does_not_take_the_judge_alon
     assert judged(session, source).outcome is Outcome.CORRECT_NOT_MEASURED
 
 
+@pytest.mark.slow
 def test_a_candidate_that_kills_the_reference_spoils_nothing_for_the_next(
     session: LocalSession,
 ) -> None:

@@ -34,6 +34,7 @@ and give the class no public name; it is the base of the one that they do name."
 class _Interrupted(Exception):
     """Ctrl-C, as an exception that typer lets through."""
 
+
 app = typer.Typer(
     name="kernel-generator",
     no_args_is_help=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +23,8 @@ from kernel_generator.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from flashinfer_bench import TraceSet
 
     from kernel_generator.generator import GeneratedSolution, KernelGenerator
@@ -60,8 +64,9 @@ def optimize(
     """Ask, judge, tell the model what was wrong, and save what passes."""
     from kernel_generator.cli.say import say_embedded
     from kernel_generator.domain.errors import InvalidInput
-    from kernel_generator.generator import KernelGenerator, writable_root
+    from kernel_generator.generator import KernelGenerator, check_goal, writable_root
     from kernel_generator.reporting.progress import Progress
+    from kernel_generator.runs.engine import Goal
     from kernel_generator.runs.tracesets import definition_of, load_traceset
 
     loaded, problems = load_traceset(traceset)
@@ -71,8 +76,7 @@ def optimize(
         definition_of(loaded, name)
     if not names:
         raise InvalidInput(f"the trace set at '{traceset}' has no readable definition")
-    if rounds < 1:
-        raise InvalidInput(f"rounds is {rounds}: give at least 1")
+    check_goal(Goal(rounds, keep_improving, target_speedup))
     writable_root(loaded)
     progress = Progress(to_stderr())
     generator = KernelGenerator(
@@ -93,6 +97,7 @@ def optimize(
             campaign.process(name, rounds, keep_improving, target_speedup)
     except KeyboardInterrupt:
         code = 130
+        progress.line("interrupted; what was finished is below")
     except _Refused as refused:
         code = 3
         progress.line(f"error: {refused}")
@@ -106,6 +111,16 @@ def optimize(
 
 class _Refused(Exception):
     """The provider said no; no further definition will fare better."""
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Lets a second Ctrl-C not take away what the first one is saving."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Campaign:
@@ -167,14 +182,15 @@ class _Campaign:
         from kernel_generator.runs.saving import rescue_solution
 
         file, message = None, ""
-        try:
-            file = str(self._generator.save(solution, self._traceset))
-        except (SaveFailed, TraceSetError) as error:
+        with _uninterrupted():
             try:
-                message = f"{error}; the solution is kept in {rescue_solution(solution)}"
-            except SaveFailed as worse:
-                message = f"{error}; {worse}"
-            self._progress.line(f"  error: {message}")
+                file = str(self._generator.save(solution, self._traceset))
+            except (SaveFailed, TraceSetError) as error:
+                try:
+                    message = f"{error}; the solution is kept in {rescue_solution(solution)}"
+                except SaveFailed as worse:
+                    message = f"{error}; {worse}"
+                self._progress.line(f"  error: {message}")
         evaluation = solution.evaluation
         self.rows.append(
             Row(

@@ -130,10 +130,10 @@ class DrawCounter:
         tokens = draws.to(torch.int64).reshape(-1)
         rows = torch.arange(len(tokens))
         width = distribution.probabilities[rows, tokens].numpy()
-        for counts, cumulative in zip(self._counts, distribution.cumulative, strict=True):
+        for order, cumulative in enumerate(distribution.cumulative):
             u = cumulative[rows, tokens].numpy() - self._rng.random(len(width)) * width
             buckets = np.clip((u * BUCKETS).astype(int), 0, BUCKETS - 1)
-            counts += np.bincount(buckets, minlength=BUCKETS)
+            self._counts[order] += np.bincount(buckets, minlength=BUCKETS)
 
     def verdict(self) -> str | None:
         """A sentence where the draws do not follow the target; None where they may."""

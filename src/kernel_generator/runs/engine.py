@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.attempt import Attempt, Candidate
 from kernel_generator.domain.conversation import Finish, Request, Sampling
+from kernel_generator.domain.errors import KernelGeneratorError
 from kernel_generator.domain.events import (
     Asked,
     Attempted,
@@ -110,7 +111,8 @@ class Run:
         """Run to the goal or the last round; the best attempt, or None where nothing passed.
 
         Raises `InvalidInput` before anything is asked where the task cannot be worked on here, and
-        `ProviderError` where the provider gave up before anything passed.
+        `ProviderError` where the provider gave up before anything passed; afterwards that ends the
+        run, and its reason says so.
         """
         toolchain = find_toolchain()
         for notice in check_target(self.task.target, self.task.language, toolchain):
@@ -150,7 +152,13 @@ class Run:
     async def _loop(self, brief: Brief, session: Session) -> str:
         while len(self.attempts) < self._goal.rounds:
             proposal = self._strategy.propose(self.attempts)
-            attempt = await self._attempt(brief, session, proposal)
+            try:
+                attempt = await self._attempt(brief, session, proposal)
+            except KernelGeneratorError as error:
+                # The provider's trouble, say, does not take back what passed before it.
+                if self.best is None:
+                    raise
+                return f"stopped with what had passed: {error}"
             if attempt is None:
                 return "the model has nothing further to propose"
             self.attempts.append(attempt)

@@ -7,6 +7,7 @@ refuses where that exists already; so two programs can save into one trace set.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Evaluation, WorkloadEvaluation
 
 _MAX_FILES = 100_000
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 def slug(text: str) -> str:
@@ -78,9 +80,13 @@ def save_solution(
             written = _with_free_name(solution, root)
             path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
             traces = _traces(written, traceset, evaluation)
-            if traces:
-                file = root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
+            file = root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
+            try:
                 _append(file, traces)
+            except OSError:
+                # All or nothing: whoever saves it again must not find half of it here.
+                path.unlink()
+                raise
     except OSError as error:
         raise SaveFailed(f"the solution could not be written below {folder}: {error}") from error
     traceset.solutions.setdefault(definition.name, []).append(written)
@@ -102,9 +108,13 @@ def rescue_solution(solution: Solution) -> Path:
 
 
 def _lock(root: Path) -> FileLock:
-    """One lock a trace set, outside of it: a lock file has no business in the user's data."""
+    """One lock a trace set and user, outside of it: it has no business in the user's data.
+
+    Linux lets nobody open another user's file in a shared temporary folder for writing; between
+    users, unique names and exclusive links have to do.
+    """
     key = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"kernel-generator-{key}.lock", mode=0o666)
+    return FileLock(Path(tempfile.gettempdir()) / f"kernel-generator-{os.getuid()}-{key}.lock")
 
 
 def _with_free_name(solution: Solution, root: Path) -> Solution:
@@ -135,28 +145,48 @@ def _claim(folder: Path, stem: str, solution: Solution) -> Path:
         for number in range(1, _MAX_FILES):
             path = folder / f"{stem}_{number}.json"
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
+                _link(temporary, path)
                 return path
         raise FileExistsError(f"{_MAX_FILES} files named {stem}_*.json")
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
+def _link(temporary: str, path: Path) -> None:
+    """Give the file its name. Raises `FileExistsError` where that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # Some file systems have one name a file: the name is claimed first, empty.
+        path.touch(exist_ok=False)
+        Path(temporary).replace(path)
+
+
 def _append(path: Path, traces: Sequence[Trace]) -> None:
+    if not traces:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(trace.model_dump_json() + "\n" for trace in traces)
-    with path.open("a+b") as file:
+    # Unbuffered: what could not be written must not be written once more on closing.
+    with path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
             if file.read(1) != b"\n":
                 lines = "\n" + lines
         try:
-            file.write(lines.encode())
-            file.flush()
+            left = memoryview(lines.encode())
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
             file.truncate(size)
+            if not size:
+                path.unlink()
             raise
 
 

@@ -17,6 +17,7 @@ from kernel_generator.domain.errors import InvalidInput, UnknownName
 from kernel_generator.domain.task import LANGUAGES
 from kernel_generator.prompts.conventions import CONVENTIONS
 from kernel_generator.prompts.replies import destination_passing_style
+from kernel_generator.runs.tracesets import first_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,10 @@ def read_solution_file(
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read the solution '{path}': {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"cannot read the solution '{path}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the solution '{path}' is not UTF-8 text: {error.reason}") from error
     if not text.strip():
         raise InvalidInput(f"the solution '{path}' is empty")
     if path.suffix == ".json":
@@ -48,9 +51,7 @@ def _from_json(path: Path, text: str, definition: Definition) -> Solution:
     try:
         solution = Solution.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"'{path}' is not a Solution: {where} {first['msg']}") from error
+        raise InvalidInput(f"'{path}' is not a Solution: {first_error(error)}") from error
     if solution.definition != definition.name:
         raise InvalidInput(
             f"'{path}' solves '{solution.definition}', not '{definition.name}': "

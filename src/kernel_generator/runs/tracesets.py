@@ -6,6 +6,7 @@ gives up without a file name on the first malformed one.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 from kernel_generator.domain.errors import TraceSetError, UnknownName
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from flashinfer_bench.data import Workload
@@ -44,12 +44,17 @@ def load_traceset(path: str | os.PathLike[str]) -> tuple[TraceSet, list[Problem]
     Raises `TraceSetError` where the path is missing, unreadable or not a trace set.
     """
     root = Path(path).expanduser()
-    if not root.exists():
-        raise TraceSetError(f"there is no trace set at '{root}': the path does not exist")
-    if not (root / "definitions").is_dir():
-        raise TraceSetError(
-            f"'{root}' is not a FlashInfer-Bench trace set: it has no definitions/ folder"
-        )
+    try:
+        if not root.exists():
+            raise TraceSetError(f"there is no trace set at '{root}': the path does not exist")
+        if not (root / "definitions").is_dir():
+            raise TraceSetError(
+                f"'{root}' is not a FlashInfer-Bench trace set: it has no definitions/ folder"
+            )
+        # Searching a folder that may not be read finds nothing, and says nothing of it.
+        os.listdir(root / "definitions")  # noqa: PTH208 - iterdir() reads nothing until asked
+    except OSError as error:
+        raise TraceSetError(f"'{root}' cannot be read: {error.strerror}") from error
     problems: list[Problem] = []
     traceset = TraceSet(
         root=root,
@@ -144,7 +149,7 @@ def _read_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Trac
         try:
             yield number, Trace.model_validate_json(line)
         except ValidationError as error:
-            problems.append(Problem(path, _first_error(error), number))
+            problems.append(Problem(path, first_error(error), number))
 
 
 def _read(kind: type[_Record], path: Path, problems: list[Problem]) -> _Record | None:
@@ -154,19 +159,24 @@ def _read(kind: type[_Record], path: Path, problems: list[Problem]) -> _Record |
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        problems.append(Problem(path, _first_error(error)))
+        problems.append(Problem(path, first_error(error)))
         return None
 
 
 def _text(path: Path, problems: list[Problem]) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(path, f"cannot be read: {error}"))
-        return None
+    except OSError as error:
+        problems.append(Problem(path, f"cannot be read: {error.strerror}"))
+    except UnicodeDecodeError as error:
+        problems.append(
+            Problem(path, f"is not UTF-8 text: {error.reason} (byte {error.start + 1})")
+        )
+    return None
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """The first thing wrong with a record, with the field it is about."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -1,0 +1,68 @@
+"""Figures are written one way everywhere, and what is unknown or slower is called so."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernel_generator.domain.conversation import Usage
+from kernel_generator.domain.evaluation import Evaluation, Interval
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.reporting import figures
+
+
+def measured(**baselines: tuple[float, float, float]) -> Evaluation:
+    made = {
+        name.replace("_", "."): Interval(low=low, value=value, high=high)
+        for name, (low, value, high) in baselines.items()
+    }
+    return Evaluation(
+        outcome=Outcome.PASSED, speedup=made.get("reference"), baselines=made, complete=True
+    )
+
+
+def test_each_baseline_is_told_with_its_interval() -> None:
+    evaluation = measured(reference=(1.9, 2.0, 2.1), torch_compile=(1.1, 1.2, 1.3))
+    assert figures.comparison(evaluation) == (
+        "2.00x [1.90, 2.10] the reference, 1.20x [1.10, 1.30] torch.compile"
+    )
+
+
+def test_a_result_slower_than_torch_compile_is_called_so() -> None:
+    evaluation = measured(reference=(1.9, 2.0, 2.1), torch_compile=(0.6, 0.7, 0.8))
+    assert figures.comparison(evaluation).endswith("0.70x [0.60, 0.80] torch.compile (slower)")
+
+
+def test_a_result_slower_than_the_reference_is_called_so() -> None:
+    evaluation = measured(reference=(0.4, 0.5, 0.6))
+    assert figures.comparison(evaluation) == "0.50x [0.40, 0.60] the reference (slower)"
+
+
+def test_what_noise_may_explain_is_no_difference() -> None:
+    evaluation = measured(reference=(0.9, 1.1, 1.3))
+    assert figures.comparison(evaluation).endswith("(no difference beyond noise)")
+
+
+def test_what_was_not_measured_is_called_unmeasured() -> None:
+    assert figures.comparison(measured()) == "not measured"
+
+
+@pytest.mark.parametrize(("cost", "text"), [(None, "cost unknown"), (0.0, "$0.0000")])
+def test_an_unknown_price_is_not_zero(cost: float | None, text: str) -> None:
+    assert figures.dollars(cost) == text
+
+
+def test_tokens_are_counted_or_unknown() -> None:
+    assert figures.tokens(Usage(prompt=1234, completion=56)) == "1,234 + 56 tokens"
+    assert figures.tokens(None) == "tokens unknown"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1.23, "1.2 s"), (99.9, "99.9 s"), (245.0, "4 min 05 s")]
+)
+def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert figures.seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("us", "text"), [(12.34, "12.3 us"), (4560.0, "4.56 ms")])
+def test_microseconds_become_milliseconds(us: float, text: str) -> None:
+    assert figures.microseconds(us) == text

@@ -1,0 +1,1 @@
+"""Trace sets, saving, and the engine."""
