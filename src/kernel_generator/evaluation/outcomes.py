@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.outcome import Outcome
@@ -21,6 +22,11 @@ _BY_FAULT = {
     Fault.PROTOCOL: Outcome.TAMPERED,
 }
 _SIGKILL = -9
+_WANTS_CUDA = ("not compiled with CUDA", "no NVIDIA driver", "No CUDA GPUs")
+_BUILDERS_WORDS = re.compile(
+    r"^\S*BuildError: Failed importing module '[^']*' from sources: ", re.ASCII
+)
+"""FlashInfer-Bench's name for the module it made of a reference means nothing to a person."""
 
 
 def of_build(answer: Answer) -> tuple[Outcome, str]:
@@ -56,5 +62,7 @@ def lacks_driver(message: str) -> bool:
 def last_line(answer: Answer) -> str:
     """The most telling line of a failure, for a sentence."""
     _, message = of_run(answer)
+    if any(sign in message for sign in _WANTS_CUDA):
+        return "it needs a CUDA GPU, and there is none here"
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else message
+    return _BUILDERS_WORDS.sub("", lines[-1]) if lines else message

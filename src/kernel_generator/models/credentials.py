@@ -6,6 +6,7 @@ that provider's host only; `LLM_API_KEY` goes with `BASE_URL` where both are set
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from kernel_generator.domain.errors import InvalidInput, MissingKey, UnknownName
 from kernel_generator.models.directory import DIALECTS, DIRECTORY, Origin
+from kernel_generator.models.price import priced_models
 from kernel_generator.models.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -101,6 +103,11 @@ def resolve(
     )
 
 
+def _close_names(model: str) -> str:
+    close = difflib.get_close_matches(model, priced_models(), n=2)
+    return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
+
+
 def _find_place(
     model: str,
     base_url: str | None,
@@ -117,7 +124,8 @@ def _find_place(
         url, named_by = directory.provider(family.provider).base_url, ""
     else:
         raise InvalidInput(
-            f"the host of model '{model}' cannot be told from its name: pass base_url or set "
+            f"the host of model '{model}' cannot be told from its name{_close_names(model)}: "
+            "pass base_url or set "
             "BASE_URL to an OpenAI-compatible endpoint that serves it, "
             "'https://openrouter.ai/api/v1' or 'http://127.0.0.1:8000/v1' for example"
         )

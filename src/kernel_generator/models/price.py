@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
+from genai_prices.data import providers
 
 if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Usage
@@ -56,3 +57,8 @@ def cost_usd(
     if found.model_price.input_mtok is None or found.model_price.output_mtok is None:
         return None
     return float(found.total_price)
+
+
+def priced_models(provider_ids: tuple[str, ...] = ("openai", "anthropic", "google")) -> list[str]:
+    """Names of the models that the tables know of these providers."""
+    return [m.id for p in providers if p.id in provider_ids for m in p.models]

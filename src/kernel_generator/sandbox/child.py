@@ -318,7 +318,10 @@ def _failure(fault: Fault, text: str) -> bytes:
 
 
 def _describe(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error))
+    # A compiler's output is the builder's whole message; the frames around it are not the
+    # candidate's, and its causes say the same again.
+    by_compiler = type(error).__name__ == "BuildError" and "ninja" in str(error)
+    text = str(error) if by_compiler else "".join(traceback.format_exception(error))
     if len(text) > wire.MAX_TEXT:
         half = wire.MAX_TEXT // 2
         text = text[:half] + "\n[...]\n" + text[-half:]
