@@ -288,14 +288,31 @@ def _spawner(pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix=f"kernel-generator-spawner-{pid}")
 
 
+_START = (
+    "import sys; sys.path[:] = {path!r}; from kernel_generator.sandbox.child import main; main()"
+)
+
+
+def _import_path() -> list[str]:
+    """Where this process found its packages, wherever they were installed; never the working
+    directory or the folder of the script that was started."""
+    started = Path(sys.argv[0] or ".").resolve().parent
+    unwanted = {Path.cwd(), started}
+    return [
+        entry
+        for entry in sys.path
+        if Path(entry).is_absolute() and Path(entry).exists() and Path(entry) not in unwanted
+    ]
+
+
 def _spawn(channel: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             sys.executable,
             "-I",
             "-B",
-            "-m",
-            "kernel_generator.sandbox.child",
+            "-c",
+            _START.format(path=_import_path()),
             str(channel.fileno()),
             str(os.getpid()),
         ],
