@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
 
 CPP_COMPILER = "c++ -march=native -fopenmp -ftree-vectorize -fvect-cost-model=dynamic"
-"""TVM-FFI's builder takes the compiler from CXX and puts `-std=c++17 -fPIC -O2` after it, so that an
-`-O3` here would be overruled; the vectoriser's settings of `-O3` are given by name instead."""
+"""TVM-FFI's builder takes the compiler from CXX and puts `-std=c++17 -fPIC -O2` after it, which
+would overrule an `-O3` here; the vectoriser's settings of `-O3` are given by name instead."""
 NVCC_FLAGS = "-O3 -lineinfo"
 
 _VECTOR_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")

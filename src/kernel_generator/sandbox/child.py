@@ -329,7 +329,7 @@ def _describe(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Entry point: `python -m kernel_generator.sandbox.child FD PARENT_PID`."""
+    """Entry point; the command line is the channel's descriptor and the judge's process id."""
     fd, parent = int(sys.argv[1]), int(sys.argv[2])
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
