@@ -61,7 +61,7 @@ class TestAReferenceThatDoesNotRunHere:
         [
             ("def run(x):\n    raise ValueError('mine')\n", r"fails on cpu with n=5: ValueError"),
             ("import no_such_module\ndef run(x):\n    return x\n", "does not load here: .*no_such"),
-            ("def run(x):\n    return x.cuda() * 2\n", "not compiled with CUDA"),
+            ("def run(x):\n    return x.cuda() * 2\n", "needs a CUDA GPU"),
         ],
         ids=["raises", "imports", "needs a GPU"],
     )

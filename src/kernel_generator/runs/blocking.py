@@ -33,6 +33,8 @@ def _in_a_thread(work: Coroutine[Any, Any, _T]) -> _T:
     errors: list[BaseException] = []
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
     begun = threading.Event()
+    # Not Thread.join: interrupted once, it takes the thread for ended (Python 3.11).
+    ended = threading.Event()
 
     async def watched() -> _T:
         task = asyncio.current_task()
@@ -46,17 +48,19 @@ def _in_a_thread(work: Coroutine[Any, Any, _T]) -> _T:
             results.append(asyncio.run(watched()))
         except BaseException as caught:  # noqa: BLE001 - handed over to the calling thread
             errors.append(caught)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=target)
     try:
         thread.start()
-        thread.join()
+        ended.wait()
     except KeyboardInterrupt:
         if begun.wait(_BEGIN_S):
             loop, task = running[0]
             with contextlib.suppress(RuntimeError):  # it has just ended by itself
                 loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+            ended.wait()
         raise
     if errors:
         raise errors[0]
