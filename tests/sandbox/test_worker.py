@@ -205,7 +205,8 @@ def test_a_home_is_furnished_with_copies(tmp_path: Path, arena: Arena) -> None:
     trusted = tmp_path / "cache" / "file"
     trusted.write_text("trusted")
     writing = "open(os.environ['HOME'] + '/cache/file', 'r+').write('CHANGED')"
-    with Worker(furnished_from=tmp_path) as worker:
+    with Worker() as worker:
+        worker.furnish(tmp_path)
         assert told(worker, arena, writing) == "7"
     assert trusted.read_text() == "trusted"
 

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 _SAMPLING_CALLS = 4096
 """At most this many calls are made of a sampler, however few rows each has."""
-_SAMPLING_BUDGET_S = 20.0
-"""Wall time for the draws of one workload; only an interpreter comes near it."""
+_SAMPLING_BUDGET_S = 2.0
+"""Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
 _CANDIDATE = "candidate"
 
 
@@ -238,7 +238,8 @@ class Bench:
             if reason is not None:
                 raise _Wrong(Outcome.WRONG_VALUES, reason)
             counter.add(draws, target)
-            if counter.draws >= sampling.ENOUGH_DRAWS or time.perf_counter() > deadline:
+            late = time.perf_counter() > deadline and counter.draws >= sampling.LEAST_DRAWS
+            if counter.draws >= sampling.ENOUGH_DRAWS or late:
                 break
             self._run(case, turn=0, limit=self._limits.call_s)
         reason = counter.verdict()

@@ -6,6 +6,7 @@ never used again; the reference's and the baseline's children serve one session.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
@@ -164,6 +165,7 @@ class LocalSession:
         self._compiled: _Baseline | None = None
         self._trials = Trials(task, limits, self._start({}), secrets.randbits(62))
         self._bench = Bench(task, device, limits, self._trials)
+        self._spare: Worker | None = self._start_spare()
         self.opened = Opened(device=device)
 
     def prepare(self) -> None:
@@ -203,13 +205,15 @@ class LocalSession:
     def _evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         began = time.perf_counter()
         language = solution.spec.language.value
-        worker = self._start(
-            build_environment(self._task.target, language), warm=_may_compile(solution)
-        )
+        worker = self._take(language)
         try:
+            if _may_compile(solution):
+                self._warm(worker)
             verdict = self._judge(worker, solution, profile)
         finally:
             self._stop(worker)
+        with contextlib.suppress(SandboxError):
+            self._spare = self._spare or self._start_spare()
         # Children killed by `close` look like candidates that crashed.
         self._check_open()
         return verdict.model_copy(
@@ -285,7 +289,8 @@ class LocalSession:
 
     def _compiled_baseline(self) -> _Baseline:
         if self._compiled is None:
-            worker = self._start({}, warm=True)
+            worker = self._start({})
+            self._warm(worker)
             answer = worker.prepare(
                 self._order(compiled_solution(self._task)), self._limits.build_s
             )
@@ -305,11 +310,30 @@ class LocalSession:
     def _describe(self) -> Device:
         return describe_device(self._device)
 
-    def _start(self, environment: dict[str, str], warm: bool = False) -> Worker:
+    def _take(self, language: str) -> Worker:
+        """A fresh child for a candidate: the one started ahead of need, where it suits."""
+        if language != self._task.language:
+            return self._start(build_environment(self._task.target, language))
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.alive:
+            return spare
+        return self._start_spare()
+
+    def _start_spare(self) -> Worker:
+        """A child for the task's language. Imports take seconds: it does them ahead of need, while
+        the reference runs or the author thinks."""
+        return self._start(build_environment(self._task.target, self._task.language))
+
+    def _warm(self, worker: Worker) -> None:
+        """Give it the compiler caches; what is slow to warm up is the CPU's compiler only."""
+        folder = warmth.compile_caches() if self._device == "cpu" else None
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                worker.furnish(folder)
+
+    def _start(self, environment: dict[str, str]) -> Worker:
         try:
-            # What is slow to warm up is the CPU's compiler; a GPU has nothing of it.
-            cold = self._device != "cpu" or not warm
-            worker = Worker(environment, None if cold else warmth.compile_caches())
+            worker = Worker(environment)
         except OSError as error:
             raise SandboxError(
                 f"no process can be started for a kernel: {error}; free memory, disk space in the "

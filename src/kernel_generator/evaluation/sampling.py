@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 BUCKETS = 64
 ENOUGH_DRAWS = 1024
 """16 expected draws a bucket."""
-LEAST_DRAWS = 16
-"""With fewer the test says nothing; only the support was checked."""
+LEAST_DRAWS = 64
+"""However slow the sampler: with fewer the test says little, and with none only the support is
+checked."""
 _DRAWS_A_BUCKET = 8
 """Fewer expected draws than this, and neighbouring buckets are merged."""
 _TIE = 1e-6
@@ -137,8 +138,6 @@ class DrawCounter:
 
     def verdict(self) -> str | None:
         """A sentence where the draws do not follow the target; None where they may."""
-        if self.draws < LEAST_DRAWS:
-            return None
         buckets = BUCKETS
         while buckets > 2 and self.draws < buckets * _DRAWS_A_BUCKET:
             buckets //= 2

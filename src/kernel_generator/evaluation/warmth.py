@@ -1,7 +1,7 @@
 """Compiler caches that trusted code filled once, copied into every fresh sandbox that compiles.
 
 On a CPU the first `torch.compile` of a machine probes the compiler and precompiles headers for
-15-25 s. That is paid once per machine and version, never by a candidate, and nothing that a
+15-25 s. That is paid once per machine and installation, never by a candidate, and nothing that a
 candidate writes comes back.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,9 @@ _REFERENCE = "def run(x):\n    y = x.float()\n    return (y * y.mean()).exp().to
 @cache
 def compile_caches() -> Path | None:
     """Files for a fresh sandbox's HOME, made on first use; None where they cannot be made."""
-    key = "|".join([platform.node(), platform.python_version(), metadata.version("torch")])
+    # The compiler's caches hold the paths of the installation that filled them.
+    installed = [sys.prefix, platform.python_version(), metadata.version("torch")]
+    key = "|".join([platform.node(), *installed])
     name = "compile-" + hashlib.sha256(key.encode()).hexdigest()[:12]
     try:
         root = Path(platformdirs.user_cache_path("kernel-generator", ensure_exists=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import resource
@@ -340,6 +341,10 @@ def main() -> None:
     # A crash in native code leaves the Python frames that led to it in the log.
     faulthandler.enable()
     sock = socket.socket(fileno=fd)
+    # Done ahead of need: the judge starts children before it has anything for them. Triton is not
+    # among these; whether it interprets is decided when it is imported.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("flashinfer_bench.compile")
     try:
         # A judge that hangs up or is interrupted leaves nothing to serve.
         with contextlib.suppress(wire.ChannelClosed):

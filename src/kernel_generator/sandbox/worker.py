@@ -129,17 +129,13 @@ Answer = Done | Failed | Died | TimedOut
 class Worker:
     """One child process. Not thread-safe but for `close`, which may be called from anywhere."""
 
-    def __init__(
-        self, environment: Mapping[str, str] | None = None, furnished_from: Path | None = None
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         """Raises `OSError` where no process or folder can be had."""
         self.home = Path(tempfile.mkdtemp(prefix="kernel-generator-"))
         """Private HOME, caches and temporary files; removed by `close`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         try:
-            if furnished_from is not None and furnished_from.is_dir():
-                shutil.copytree(furnished_from, self.home, dirs_exist_ok=True)
             environment = child_environment(self.home, environment or {})
             self._process = _spawner(os.getpid()).submit(_spawn, theirs, environment).result()
         except BaseException:
@@ -152,6 +148,10 @@ class Worker:
         self._log = _Drain(self._process.stdout)
         self._closed = threading.Event()
         self._ending = threading.Lock()
+
+    def furnish(self, folder: Path) -> None:
+        """Copy a folder's content into the child's HOME. Raises `OSError`."""
+        shutil.copytree(folder, self.home, dirs_exist_ok=True)
 
     @property
     def log(self) -> str:
