@@ -76,7 +76,7 @@ def _row(generator: KernelGenerator, traceset: object, name: str, author: str) -
         solution = generator.optimized_generate(
             traceset=traceset,  # type: ignore[arg-type]
             definition=traceset.definitions[name],  # type: ignore[attr-defined]
-            rounds=3,
+            rounds=5,
         )
         generator.save(solution, traceset)  # type: ignore[arg-type]
     except NoPassingSolution as error:

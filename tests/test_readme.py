@@ -140,7 +140,7 @@ def test_make_demo_solves_the_bundled_set_and_ends_with_a_table(tmp_path):
 
 
 EXPECTED = {
-    "kernel-generator doctor": "judge on the CPU",
+    "kernel-generator doctor": "python on CPU",
     "kernel-generator list demo/traceset": "rmsnorm_h2048",
     "kernel-generator optimize demo/traceset -d rmsnorm_h2048": "successful 1",
     "kernel-generator optimize demo/traceset -d rmsnorm_h2048 --model gpt-5 --language cpp "

@@ -9,17 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernel_generator.domain.errors import NoPassingSolution
-    from kernel_generator.generator import GeneratedSolution, KernelGenerator
+    from kernel_generator.domain.errors import (
+        KernelGeneratorError,
+        NoPassingSolution,
+        ProviderError,
+        ProviderRefused,
+        SaveFailed,
+    )
+    from kernel_generator.generator import KernelGenerator
+    from kernel_generator.runs.generated import GeneratedSolution
     from kernel_generator.runs.tracesets import load_traceset
 
-__all__ = ["GeneratedSolution", "KernelGenerator", "NoPassingSolution", "load_traceset"]
+__all__ = [
+    "GeneratedSolution",
+    "KernelGenerator",
+    "KernelGeneratorError",
+    "NoPassingSolution",
+    "ProviderError",
+    "ProviderRefused",
+    "SaveFailed",
+    "load_traceset",
+]
 __version__ = "0.1.0"
 
+_ERRORS = "kernel_generator.domain.errors"
 _HOMES = {
-    "GeneratedSolution": "kernel_generator.generator",
+    "GeneratedSolution": "kernel_generator.runs.generated",
     "KernelGenerator": "kernel_generator.generator",
-    "NoPassingSolution": "kernel_generator.domain.errors",
+    "KernelGeneratorError": _ERRORS,
+    "NoPassingSolution": _ERRORS,
+    "ProviderError": _ERRORS,
+    "ProviderRefused": _ERRORS,
+    "SaveFailed": _ERRORS,
     "load_traceset": "kernel_generator.runs.tracesets",
 }
 

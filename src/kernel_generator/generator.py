@@ -5,27 +5,23 @@ Everything returned is a `flashinfer_bench.Solution`; a failed kernel is never r
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from flashinfer_bench.data import Solution
-from pydantic import PrivateAttr
-
-from kernel_generator.domain.attempt import Attempt
-from kernel_generator.domain.conversation import Finish, Request, Sampling
+from kernel_generator.domain.conversation import Sampling
 from kernel_generator.domain.errors import (
-    IncompleteGeneration,
     InvalidInput,
+    KernelGeneratorError,
     NoPassingSolution,
     NoWorkloads,
     UnknownName,
 )
-from kernel_generator.domain.events import Saved
-from kernel_generator.domain.proposal import Proposal, Purpose
+from kernel_generator.domain.events import Notice, Saved
+from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS, find_target, target_of_device
-from kernel_generator.domain.task import LANGUAGES, Brief, Task
+from kernel_generator.domain.task import LANGUAGES, Task
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.processor import this_processor
 from kernel_generator.evaluation.timing import TimingPlan
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain, gpu_name
 from kernel_generator.evaluation.workloads import split_workloads
@@ -33,11 +29,13 @@ from kernel_generator.models.builtin import BUILTIN_COMPILER
 from kernel_generator.models.builtin import LANGUAGE as BUILTIN_LANGUAGE
 from kernel_generator.models.open_model import open_model
 from kernel_generator.models.settings import read_settings
-from kernel_generator.prompts.render import render
-from kernel_generator.prompts.replies import Unreadable, read_solution
+from kernel_generator.prompts import logs
+from kernel_generator.runs import saving
+from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
-from kernel_generator.runs.engine import Author, Goal, Run, describe, solution_name
-from kernel_generator.runs.saving import check_writable, save_solution
+from kernel_generator.runs.engine import Goal, Run
+from kernel_generator.runs.generated import GeneratedSolution
+from kernel_generator.runs.samples import Samples
 from kernel_generator.runs.tracesets import definition_of, workloads_of
 from kernel_generator.search.refine import Refine
 
@@ -45,41 +43,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from flashinfer_bench import Definition, TraceSet, Workload
+    from flashinfer_bench import Definition, Solution, TraceSet, Workload
 
+    from kernel_generator.domain.attempt import Attempt
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.domain.events import Observer
+    from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
     from kernel_generator.models.protocol import LanguageModel
 
-READING_TRIES = 2
-"""How often one independent sample is asked for until its reply can be read."""
-
-
-class GeneratedSolution(Solution):
-    """A FlashInfer-Bench Solution that knows its evaluation and can write itself."""
-
-    _evaluation: Evaluation | None = PrivateAttr(default=None)
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """What the judge found; None where it was not evaluated. Not part of the JSON."""
-        return self._evaluation
-
-    def to_json(self) -> str:
-        """The solution as FlashInfer-Bench stores it."""
-        return self.model_dump_json(indent=2)
-
-    @classmethod
-    def of(cls, solution: Solution, evaluation: Evaluation | None = None) -> GeneratedSolution:
-        """A solution together with its evaluation."""
-        made = cls.model_validate(solution.model_dump())
-        made._evaluation = evaluation
-        return made
-
 
 class KernelGenerator:
-    """Asks a language model for kernels and judges what it writes.
+    """Asks a language model for kernels and judges what it writes. Several runs may share one.
 
     Parameters
     ----------
@@ -125,10 +99,17 @@ class KernelGenerator:
         on_event: Observer | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.target: Target = find_target(target_gpu) if target_gpu else local_target()
+        self.target: Target = resolve_target(target_gpu)
+        nobody_asked = model is None and model_name is None
         if model is None:
             name = model_name or default_model(api_key)
-            model = open_model(name, api_key=api_key, base_url=base_url, dialect=dialect)
+            model = open_model(
+                name,
+                api_key=api_key,
+                base_url=base_url,
+                dialect=dialect,
+                reasoning_effort=reasoning_effort,
+            )
         self.model_name: str = model.name
         self.language: str = _language(language, self.target, model.name)
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
@@ -136,9 +117,12 @@ class KernelGenerator:
         self._judge = LocalJudge(limits)
         # A target that the toolchain cannot serve is said before anyone pays for a reply.
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
-        """What cannot be done on this machine for this target, as sentences."""
-        self.interrupted: GeneratedSolution | None = None
-        """The best result of a run that was interrupted, if it had one."""
+        """What to know before believing or paying: each run tells these as `Notice` events."""
+        if nobody_asked:
+            self.notices.insert(0, _embedded_notice())
+        self.interrupted: list[GeneratedSolution] = []
+        """What runs that were interrupted had: the best result of an `optimized_generate`, the
+        solutions read by a `generate`. Emptied when a run starts while no other is under way."""
 
     # -- generating without evaluating ----------------------------------------------------------
 
@@ -148,7 +132,9 @@ class KernelGenerator:
         """`pass_k` independently sampled solutions, asked concurrently and not evaluated.
 
         Raises `InvalidInput`, `ProviderError`, and `IncompleteGeneration` (which carries the
-        readable ones) where a sample gave no readable reply in `READING_TRIES` tries.
+        readable ones, and whose `__cause__` is the provider's error where that was the reason)
+        where a sample gave no readable reply in `READING_TRIES` tries. Interrupted, what was read
+        is left in `interrupted`.
         """
         return run_blocking(self.generate_async(definition, pass_k, workloads=workloads))
 
@@ -160,59 +146,16 @@ class KernelGenerator:
             raise InvalidInput(f"pass_k is {pass_k}: ask for at least 1 solution")
         searched, held_out = split_workloads(definition, workloads)
         task = Task(definition, searched, held_out, self.target, self.language)
-        brief = Brief(
-            definition=definition,
-            workloads=searched,
-            target=self.target,
-            language=self.language,
-            toolchain=find_toolchain(),
-            held_out=len(held_out),
-        )
-        # The run gives the samples their common id; it is never worked on.
-        run_id = self._run(task, Goal()).run_id
-        try:
-            found = await asyncio.gather(
-                *(self._sample(task, brief, run_id, sample) for sample in range(pass_k)),
-                return_exceptions=True,
-            )
-        finally:
-            await self._author.model.close()
-        solutions = [f for f in found if isinstance(f, GeneratedSolution)]
-        attempts = [f for f in found if isinstance(f, Attempt)]
-        errors = [f for f in found if isinstance(f, BaseException)]
-        if errors and not solutions:
-            raise errors[0]
-        if len(solutions) < pass_k:
-            reason = str(errors[0]) if errors else f"{attempts[0].outcome}: {attempts[0].message}"
-            raise IncompleteGeneration(
-                f"{len(solutions)} of {pass_k} solutions could be read; {reason}",
-                solutions,
-                attempts,
-            )
-        return solutions
-
-    async def _sample(
-        self, task: Task, brief: Brief, run_id: str, sample: int
-    ) -> GeneratedSolution | Attempt:
-        proposal = Proposal(Purpose.DRAFT, round=1, sample=sample)
-        history: list[Attempt] = []
-        for attempt_number in range(READING_TRIES):
-            if attempt_number:
-                proposal = Proposal(Purpose.REPAIR, attempt_number + 1, parent=0, sample=sample)
-            request = Request(
-                render(brief, proposal, history), brief, proposal, self._author.sampling
-            )
-            reply = await self._author.model.ask(request)
-            if reply.finish is Finish.EXHAUSTED:
-                raise InvalidInput(
-                    f"'{self.model_name}' has only so many proposals: {reply.detail}"
-                )
-            name = solution_name(task, self.model_name, run_id, proposal)
-            solution = read_solution(reply, brief, proposal, self.model_name, name)
-            if not isinstance(solution, Unreadable):
-                return GeneratedSolution.of(describe(solution, task, run_id, proposal, None))
-            history = [Attempt(proposal, reply, solution.outcome, solution.reason)]
-        return history[0]
+        samples = Samples(task, self._author, self._on_event)
+        self._begin()
+        async with self._author.at_work():
+            try:
+                return await samples.ask(pass_k)
+            except BaseException as error:
+                # Errors of ours carry what was read; nothing else does.
+                if not isinstance(error, KernelGeneratorError):
+                    self.interrupted += samples.solutions
+                raise
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -233,8 +176,8 @@ class KernelGenerator:
 
         Raises `NoPassingSolution` (with every attempt) where nothing passed, `NoWorkloads`,
         `ReferenceFailed` and other `InvalidInput` before anything is asked, and `ProviderError`
-        where the provider gave up before anything passed. Interrupted, or stopped by anything
-        else, the best version so far is left in `interrupted`.
+        (with the attempts made until then) where the provider gave up before anything passed.
+        Interrupted, or stopped by anything else, the best version so far is left in `interrupted`.
         """
         return run_blocking(
             self.optimized_generate_async(
@@ -258,18 +201,17 @@ class KernelGenerator:
         """See `optimized_generate`."""
         goal = check_goal(Goal(rounds, keep_improving, target_speedup))
         task = make_task(traceset, definition, self.target, self.language)
-        run = self._run(task, goal)
-        self.interrupted = None
-        try:
-            best = await run.work()
-        except BaseException:
-            if run.best is not None:
-                self.interrupted = _solution_of(run.best)
-            raise
-        finally:
-            await self._author.model.close()
+        run = Run(task, self._author, self._judge, Refine(), goal, self._on_event)
+        self._begin()
+        async with self._author.at_work():
+            try:
+                best = await run.work()
+            except BaseException:
+                if run.best is not None:
+                    self.interrupted.append(_solution_of(run.best))
+                raise
         if best is None:
-            raise NoPassingSolution(_why_none(run.attempts, definition.name), run.attempts)
+            raise NoPassingSolution(_why_none(run.attempts, task), run.attempts)
         return _solution_of(best)
 
     def save(self, solution: Solution, traceset: TraceSet) -> Path:
@@ -278,13 +220,26 @@ class KernelGenerator:
         Returns the path written. Raises `SaveFailed`, `TraceSetError`.
         """
         evaluation = solution.evaluation if isinstance(solution, GeneratedSolution) else None
-        path, written = save_solution(solution, traceset, evaluation)
-        if self._on_event is not None:
-            self._on_event(Saved(path, written.name))
+        path, written = saving.save_solution(solution, traceset, evaluation)
+        self._tell(Saved(path, written.name))
         return path
 
-    def _run(self, task: Task, goal: Goal) -> Run:
-        return Run(task, self._author, self._judge, Refine(), goal, self._on_event)
+    def rescue(self, solution: Solution) -> Path:
+        """Write a solution that could not be saved to the temporary folder; the path written.
+
+        Raises `SaveFailed`.
+        """
+        return saving.rescue_solution(solution)
+
+    def _begin(self) -> None:
+        if not self._author.is_busy:
+            self.interrupted = []
+        for notice in self.notices:
+            self._tell(Notice(notice))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
 
 
 def evaluate(
@@ -294,20 +249,35 @@ def evaluate(
     target_gpu: str | None = None,
     *,
     limits: Limits | None = None,
+    on_event: Observer | None = None,
 ) -> Evaluation:
     """Judge one solution on all workloads of its definition.
 
+    `on_event` is called with a `Notice` for what cannot be done on this machine.
+
     Raises `NoWorkloads`, `ReferenceFailed`, `UnsupportedTarget` and other `InvalidInput`.
     """
-    target = find_target(target_gpu) if target_gpu else local_target()
+    target = resolve_target(target_gpu)
     language = solution.spec.language.value
-    check_target(target, language, find_toolchain())
+    notices = check_target(target, language, find_toolchain())
     task = make_task(traceset, definition, target, language)
+    if on_event is not None:
+        for notice in notices:
+            on_event(Notice(notice))
     session = LocalJudge(limits).open(task)
     try:
+        session.prepare()
         return session.evaluate(solution, Profile(timing=TimingPlan(), compiled_baseline=True))
     finally:
         session.close()
+
+
+def explain(evaluation: Evaluation, solution: Solution) -> str:
+    """The evaluation's message, with a compiler's output cut down to what names the error."""
+    message = evaluation.message.strip()
+    if evaluation.outcome is not Outcome.COMPILE_ERROR or logs.is_python_failure(message):
+        return message
+    return logs.compiler_errors(message, [source.path for source in solution.sources])
 
 
 def make_task(traceset: TraceSet, definition: Definition, target: Target, language: str) -> Task:
@@ -319,8 +289,17 @@ def make_task(traceset: TraceSet, definition: Definition, target: Target, langua
     workloads = workloads_of(traceset, definition.name)
     if not workloads:
         raise NoWorkloads(f"No workloads found for definition '{definition.name}' - SKIPPING")
-    searched, held_out = split_workloads(definition, workloads)
+    searched, held_out = split_workloads(definition, workloads, traceset.root)
     return Task(definition, searched, held_out, target, language, traceset.root)
+
+
+def resolve_target(name: str | None) -> Target:
+    """The target of that name; None: what this machine is. The CPU's card is measured here.
+
+    Raises `UnknownName`.
+    """
+    target = find_target(name) if name else local_target()
+    return target if target.is_gpu else this_processor()
 
 
 def local_target() -> Target:
@@ -345,7 +324,7 @@ def default_model(api_key: str | None = None) -> str:
 
 def writable_root(traceset: TraceSet) -> Path:
     """The folder results go to. Raises `TraceSetError` where they could not be saved."""
-    return check_writable(traceset)
+    return saving.check_writable(traceset)
 
 
 def _language(language: str | None, target: Target, model: str) -> str:
@@ -379,12 +358,29 @@ def _solution_of(attempt: Attempt) -> GeneratedSolution:
     return GeneratedSolution.of(attempt.candidate.solution, attempt.evaluation)
 
 
-def _why_none(attempts: Sequence[Attempt], definition: str) -> str:
+def _why_none(attempts: Sequence[Attempt], task: Task) -> str:
+    told = f"All attempts failed for {task.definition.name} - SKIPPING"
     if not attempts:
-        return f"All attempts failed for {definition} - SKIPPING (nothing was proposed)"
+        return f"{told} (nothing was proposed)"
     outcomes = ", ".join(a.outcome.value for a in attempts)
     last = attempts[-1]
+    why = last.outcome.meaning
+    if last.outcome is Outcome.BUILT_NOT_RUN:
+        why += f"; it compiled, and to be run and judged it needs a machine with {task.target.name}"
+    elif last.outcome is Outcome.NOT_RUN:
+        why += f": {last.message}"
+    return f"{told} ({len(attempts)} attempts: {outcomes}; the last: {why})"
+
+
+def _embedded_notice() -> str:
+    keys = read_settings().keys_set()
+    how = (
+        f"a key is set ({', '.join(keys)}): name one"
+        if keys
+        else "set LLM_API_KEY (in the environment or in .env) and name one"
+    )
     return (
-        f"All attempts failed for {definition} - SKIPPING "
-        f"({len(attempts)} attempts: {outcomes}; the last: {last.outcome.meaning})"
+        f"no model was named: using the embedded '{BUILTIN_COMPILER}', which compiles the "
+        f"reference with torch.compile. For a language model {how}, for example with "
+        '--model gpt-5 or model_name="gpt-5"'
     )

@@ -8,15 +8,25 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kernel_generator.cli.app import main
 from kernel_generator.models.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     import pytest
+
+    from tests.loopback import Behaviour, LoopbackServer
+    from tests.loopback_wire import Exchange
+
+KEY = "sk-planted-key-4711"
+ON_SET = ("set", "-d", "scale_add")
+# A target that is not on this machine is checked and not timed, which takes seconds.
+UNTIMED = ("--language", "python", "--target", "V100")
+
 
 PROGRAM = (sys.executable, "-m", "kernel_generator")
 
@@ -31,13 +41,17 @@ class Ran:
 
     @property
     def document(self) -> Any:
-        """Stdout as the one JSON document it has to be."""
-        return json.loads(self.out)
+        """Stdout as the one JSON document it has to be: Python would take NaN as well."""
+        return json.loads(self.out, parse_constant=_no_json)
 
     @property
     def errors(self) -> list[str]:
         """The sentences that say what is wrong."""
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+def _no_json(name: str) -> NoReturn:
+    raise AssertionError(f"{name} is no JSON")
 
 
 class Shell:
@@ -81,3 +95,37 @@ def start(*arguments: object, folder: Path, **environment: str) -> subprocess.Po
         text=True,
         start_new_session=True,
     )
+
+
+def at(server: LoopbackServer, model: str = "some/model:1") -> tuple[str, ...]:
+    return ("--model", model, "--base-url", server.base_url)
+
+
+def then(do: Callable[[], object], behave: Behaviour) -> Behaviour:
+    """An answer before which something happens."""
+
+    def both(exchange: Exchange) -> None:
+        do()
+        behave(exchange)
+
+    return both
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process that a program has started, and theirs."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = dict(tuple(map(int, line.split())) for line in listed.stdout.splitlines())
+    found = {pid}
+    while True:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        if not more:
+            return found - {pid}
+        found |= more
+
+
+def is_alive(pid: int) -> bool:
+    """False for what has ended, whether or not anybody has noticed."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

@@ -122,9 +122,10 @@ def task(
 
 @contextmanager
 def opened(what: Task, limits: Limits = TINY) -> Generator[LocalSession]:
-    """A session that is closed at the end."""
+    """A prepared session that is closed at the end."""
     session = LocalJudge(limits).open(what)
     try:
+        session.prepare()
         yield session
     finally:
         session.close()

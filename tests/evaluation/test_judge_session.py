@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,11 @@ class TestAReferenceThatDoesNotRunHere:
     )
     def test_is_named_and_leaves_nothing_behind(self, reference: str, says: str) -> None:
         before = children()
-        with pytest.raises(ReferenceFailed, match=says) as failed:
-            LocalJudge(TINY).open(task(with_reference(reference)))
+        with (
+            pytest.raises(ReferenceFailed, match=says) as failed,
+            opened(task(with_reference(reference))),
+        ):
+            pass
         assert "reference of 'double'" in str(failed.value)
         assert children() == before
 
@@ -108,8 +112,11 @@ class TestWorkloadsThatCannotBeRun:
 def test_a_definition_without_a_usable_workload_is_refused(tmp_path: Path) -> None:
     described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
     only = Workload(axes={"n": 3}, inputs={"x": described}, uuid="gone")
-    with pytest.raises(NoWorkloads, match=r"'double' can be run here: .*which is missing"):
-        LocalJudge(TINY).open(task(searched=[only], root=tmp_path))
+    with (
+        pytest.raises(NoWorkloads, match=r"'double' can be run here: .*which is missing"),
+        opened(task(searched=[only], root=tmp_path)),
+    ):
+        pass
 
 
 def test_a_workload_larger_than_memory_is_told_as_such() -> None:
@@ -175,6 +182,16 @@ def test_a_workload_too_slow_for_the_reference_is_skipped_and_the_rest_is_judged
     assert "the reference fails: a call took longer than 1 s" in found.message
 
 
+def test_a_searched_workload_that_kills_the_reference_is_told_as_unusable() -> None:
+    reference = "import os\ndef run(x):\n    if len(x) == 6: os._exit(1)\n    return x * 2\n"
+    what = task(with_reference(reference), [workload("s", n=5), workload("kills", n=6)])
+    with opened(what) as session:
+        (unusable,) = session.opened.unusable
+        assert unusable.workload.uuid == "kills"
+        assert "n=6: the process exited with status 1" in unusable.reason
+        assert session.evaluate(RIGHT, BRIEF).outcome is Outcome.PASSED
+
+
 @pytest.mark.slow
 def test_torch_compile_of_the_reference_is_timed_beside_it() -> None:
     profile = Profile(timing=BRIEF.timing, compiled_baseline=True)
@@ -209,7 +226,12 @@ def session() -> Generator[LocalSession]:
 @pytest.fixture(scope="module")
 def opened_by_a_thread_that_ended() -> Generator[LocalSession]:
     sessions: list[LocalSession] = []
-    thread = threading.Thread(target=lambda: sessions.append(LocalJudge(TINY).open(task())))
+
+    def open_it() -> None:
+        sessions.append(LocalJudge(TINY).open(task()))
+        sessions[0].prepare()
+
+    thread = threading.Thread(target=open_it)
     thread.start()
     thread.join()
     yield sessions[0]
@@ -263,6 +285,7 @@ class TestSessions:
     def test_end_at_once_when_closed_from_another_thread(self) -> None:
         before = children()
         session = LocalJudge(Limits()).open(task())
+        session.prepare()
         started, raised = threading.Event(), list[BaseException]()
 
         def judge() -> None:
@@ -277,6 +300,37 @@ class TestSessions:
         started.wait()
         session.close()
         thread.join(timeout=30)
+        assert not thread.is_alive()
+        assert "closed" in str(raised[0])
+        assert children() == before
+
+    def test_end_at_once_when_closed_while_the_reference_runs(self) -> None:
+        before = children()
+        never = (
+            "import os, signal\ndef run(x):\n    os.kill(os.getppid(), signal.SIGUSR1)\n"
+            "    while True: pass\n"
+        )
+        session = LocalJudge(Limits()).open(task(with_reference(never)))
+        raised = list[BaseException]()
+        told, tell = os.pipe()
+        old = signal.signal(signal.SIGUSR1, lambda *_: os.write(tell, b"it runs"))
+
+        def prepare() -> None:
+            try:
+                session.prepare()
+            except SandboxError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=prepare)
+        thread.start()
+        try:
+            assert os.read(told, 7) == b"it runs"
+            session.close()
+            thread.join(timeout=30)
+        finally:
+            signal.signal(signal.SIGUSR1, old)
+            os.close(told)
+            os.close(tell)
         assert not thread.is_alive()
         assert "closed" in str(raised[0])
         assert children() == before

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
-from flashinfer_bench.data import Definition, RandomInput, Workload
+from flashinfer_bench.data import Definition, RandomInput, SafetensorsInput, Workload
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +15,9 @@ from kernel_generator.domain.task import Floor
 from kernel_generator.evaluation.inputs import plan_call
 from kernel_generator.evaluation.workloads import declared_floor, floor_us, split_workloads
 from tests.evaluation.judging import DOUBLE, workload
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIZES = st.lists(st.integers(0, 500), min_size=0, max_size=15)
 
@@ -51,6 +57,14 @@ class TestSplit:
         odd = Workload(axes={"other": 3}, inputs={"x": RandomInput()}, uuid="odd")
         searched, held_out = split_workloads(DOUBLE, [odd, *workloads([1, 2])])
         assert odd in (*searched, *held_out)
+
+    def test_searches_on_what_can_be_run_before_what_cannot(self, tmp_path: Path) -> None:
+        described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
+        gone = [Workload(axes={"n": 9}, inputs={"x": described}, uuid=f"g{i}") for i in range(4)]
+        here = workloads([1, 2, 3, 4, 5])
+        searched, held_out = split_workloads(DOUBLE, [*gone, *here], tmp_path)
+        assert {w.uuid for w in searched} < {w.uuid for w in here}
+        assert list(held_out[-4:]) == gone
 
 
 class TestFloor:
@@ -94,3 +108,9 @@ class TestFloor:
 
     def test_is_unknown_where_indices_decide(self) -> None:
         assert floor_us(Floor(10, None, None), TARGETS["H100"], {"float32"}) is None
+
+    def test_of_a_processor_ignores_memory_where_its_caches_hold_the_call(self) -> None:
+        processor = replace(TARGETS["CPU"], bandwidth_gb_s=10.0, l2_mib=32.0)
+        small, large = Floor(2**20, 2**20, None), Floor(2**30, 2**30, None)
+        assert floor_us(small, processor, {"float32"}) is None
+        assert floor_us(large, processor, {"float32"}) == pytest.approx(2**30 / 1e4)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_generator.domain.errors import InvalidInput, MissingKey, UnknownName
+from kernel_generator.models.address import Origin
 from kernel_generator.models.credentials import MISSING_KEY, Endpoint, resolve
-from kernel_generator.models.directory import DIRECTORY, Origin
+from kernel_generator.models.directory import DIRECTORY
+from kernel_generator.models.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 OPENAI = "https://api.openai.com/v1/"
 ANTHROPIC = "https://api.anthropic.com/v1/"
@@ -171,11 +179,19 @@ def test_an_unknown_model_asks_for_a_base_url() -> None:
         ("https://h.test/v1?key=secret", "'\\?' or '#'"),
         ("http://api.openai.com/v1", "write https://"),
         ("https://h.test:port/v1", "not a URL"),
+        ("https://user:secret/x@h.test/v1", "not a URL"),
+        ("user:secret@h.test/v1", "not a web address"),
+        ("https://h.test/v1#secret", "'\\?' or '#'"),
     ],
 )
-def test_a_malformed_base_url_is_explained(url: str, words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
-        resolve("gpt-4o", api_key="k", base_url=url, environment={})
+@pytest.mark.parametrize("how", ["argument", "variable"])
+def test_a_malformed_base_url_is_explained_without_what_it_may_hide(
+    url: str, words: str, how: str
+) -> None:
+    base_url, environment = (url, {}) if how == "argument" else (None, {"BASE_URL": url})
+    with pytest.raises(InvalidInput, match=words) as raised:
+        resolve("gpt-4o", api_key="k", base_url=base_url, environment=environment)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("key", ["two words", "päss", "line\nbreak"])
@@ -215,6 +231,104 @@ def test_an_unknown_dialect_offers_the_known() -> None:
 def test_an_endpoint_never_shows_its_key() -> None:
     endpoint = resolve("gpt-4o", environment={"OPENAI_API_KEY": "sk-proj-hidden"})
     assert "hidden" not in repr(endpoint) + str(endpoint)
+
+
+# --- BASE_URL and LLM_API_KEY from two places --------------------------------------------------
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str], dict[str, str]], None]:
+    """Sets what `.env` holds and what is exported."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def fill(file: dict[str, str], exported: dict[str, str]) -> None:
+        (tmp_path / ".env").write_text("".join(f"{k}={v}\n" for k, v in file.items()))
+        for name, value in exported.items():
+            monkeypatch.setenv(name, value)
+
+    return fill
+
+
+URL, KEY = {"BASE_URL": GATEWAY}, {"LLM_API_KEY": "llm"}
+
+
+@pytest.mark.parametrize(
+    ("file", "exported"),
+    [
+        (URL | KEY, {}),
+        ({}, URL | KEY),
+        (URL | KEY, URL | KEY),
+        (URL | KEY, KEY),
+        ({"BASE_URL": LOCAL, "LLM_API_KEY": "other"}, URL | KEY),
+    ],
+    ids=["file", "exported", "loaded", "half-loaded", "overridden"],
+)
+def test_a_pair_set_in_one_place_is_used(place, file, exported) -> None:
+    place(file, exported)
+    endpoint = resolve("gpt-4o")
+    assert (endpoint.base_url, endpoint.api_key.get_secret_value()) == (GATEWAY, "llm")
+
+
+@pytest.mark.parametrize(
+    ("file", "exported", "sources"),
+    [
+        (URL, KEY, "BASE_URL comes from .env and LLM_API_KEY from the environment"),
+        (KEY, URL, "BASE_URL comes from the environment and LLM_API_KEY from .env"),
+        (
+            URL | {"LLM_API_KEY": "other"},
+            KEY,
+            "BASE_URL comes from .env and LLM_API_KEY from the environment",
+        ),
+        (
+            {"BASE_URL": LOCAL} | KEY,
+            URL,
+            "BASE_URL comes from the environment and LLM_API_KEY from .env",
+        ),
+        # As `load_dotenv` leaves it: the file's URL is in the environment too.
+        (URL, URL | KEY, "BASE_URL comes from .env and LLM_API_KEY from the environment"),
+        (KEY, URL | KEY, "BASE_URL comes from the environment and LLM_API_KEY from .env"),
+        # The provider's own host is no exception: the key may be anybody's.
+        (
+            {"BASE_URL": OPENAI},
+            KEY | ALL_OWN,
+            "BASE_URL comes from .env and LLM_API_KEY from the environment",
+        ),
+    ],
+)
+def test_a_pair_from_two_places_is_refused_naming_both(place, file, exported, sources) -> None:
+    place(file, exported)
+    with pytest.raises(InvalidInput) as raised:
+        resolve("gpt-4o")
+    assert sources in str(raised.value)
+    assert "set both in the same place, or pass base_url or api_key" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"base_url": GATEWAY}, (GATEWAY, "llm")), ({"api_key": "mine"}, (GATEWAY, "mine"))],
+)
+def test_passing_either_settles_which_host_and_key_are_meant(place, given, expected) -> None:
+    place(URL, KEY)
+    endpoint = resolve("gpt-4o", **given)
+    assert (endpoint.base_url, endpoint.api_key.get_secret_value()) == expected
+
+
+@pytest.mark.parametrize(("file", "exported"), [(KEY, {}), ({}, KEY)])
+def test_without_a_base_url_the_general_key_may_come_from_anywhere(place, file, exported) -> None:
+    place(file, exported)
+    assert resolve("gpt-4o").api_key.get_secret_value() == "llm"
+
+
+@pytest.mark.parametrize(
+    ("file", "exported"), [({"BASE_URL": OPENAI}, ALL_OWN), (ALL_OWN, {"BASE_URL": OPENAI})]
+)
+def test_a_providers_own_variable_may_come_from_another_place(place, file, exported) -> None:
+    place(file, exported)
+    assert resolve("gpt-4o").api_key.get_secret_value() == "of-openai"
 
 
 # --- the property ----------------------------------------------------------------------------

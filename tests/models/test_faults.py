@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +12,7 @@ from kernel_generator.domain.conversation import Finish
 from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.endpoint_model import EndpointModel
+from kernel_generator.models.open_model import open_model
 from tests.loopback import (
     LoopbackServer,
     ends_early,
@@ -30,6 +33,10 @@ from tests.loopback import (
     streams_garbage,
 )
 from tests.models.asking import HURRY, ask, directory_at, model_at
+
+if TYPE_CHECKING:
+    from kernel_generator.domain.errors import ProviderError
+    from tests.loopback import Behaviour
 
 WAYS = [(d, s) for d in ("chat", "responses") for s in (True, False)]
 every_way = pytest.mark.parametrize(
@@ -123,6 +130,70 @@ def test_a_rejected_key_is_named_by_where_it_came_from_and_never_shown() -> None
             ask(EndpointModel(endpoint, patience=HURRY))
     assert "OPENAI_API_KEY" in str(raised.value)
     assert secret not in str(raised.value)
+
+
+def test_a_key_is_blotted_out_before_a_long_message_is_clipped() -> None:
+    secret = "sk-" + "0123456789" * 4
+    echo = fails(401, "x" * 590 + secret)
+    with LoopbackServer([echo]) as server, pytest.raises(ProviderRefused) as raised:
+        ask(open_model("q", api_key=secret, base_url=server.base_url, environment={}))
+    assert "x" * 590 in str(raised.value)
+    assert secret[:8] not in str(raised.value)
+
+
+# --- what a traceback shows ------------------------------------------------------------------
+
+KEYS = {"OPENAI_API_KEY": "sk-key-of-openai", "ANTHROPIC_API_KEY": "sk-key-of-anthropic"}
+ECHO = f"rejected: Authorization: Bearer {KEYS['OPENAI_API_KEY']}"
+
+REFUSES_WITH_AN_ECHO = {
+    "400": fails(400, ECHO),
+    "401": fails(401, ECHO),
+    "403": fails(403, ECHO),
+    "404": fails(404, ECHO),
+    "quota": fails(429, ECHO, code="insufficient_quota"),
+    "told-in-a-stream": streams_an_error(ECHO, "invalid_api_key"),
+    "told-in-a-body": is_other_json({"error": {"message": ECHO, "code": "invalid_api_key"}}),
+    "web-page": is_a_web_page(),
+    "redirect": redirects(f"http://user:{KEYS['OPENAI_API_KEY']}@h.test/?key={ECHO}"),
+    "redirect-path": redirects(f"/{KEYS['OPENAI_API_KEY']}"),
+}
+FAILS_WITH_AN_ECHO = {
+    "429": fails(429, ECHO),
+    "500": fails(500, ECHO),
+    "stall": stalls_midway(),
+    "reset": resets_midway(),
+    "garbage": streams_garbage(),
+    "told-in-a-stream": streams_an_error(ECHO, "server_error"),
+    "told-in-a-body": is_other_json({"error": {"message": ECHO, "code": "overloaded"}}),
+    "other-json": is_other_json({"choices": ECHO, "output": ECHO}),
+    "no-answer": stalls_before_answering(),
+}
+
+
+def printed_with_both_keys_set(behaviour: Behaviour, error: type[ProviderError]) -> str:
+    """The whole traceback of what asking raises."""
+    with LoopbackServer(lambda _request: behaviour) as server:
+        endpoint = resolve(
+            "gpt-4o", environment=KEYS, directory=directory_at(openai=server.base_url)
+        )
+        with pytest.raises(error) as raised:
+            ask(EndpointModel(endpoint, patience=replace(HURRY, max_retries=0)))
+    return "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [(b, ProviderRefused) for b in REFUSES_WITH_AN_ECHO.values()]
+    + [(b, ProviderUnavailable) for b in FAILS_WITH_AN_ECHO.values()],
+    ids=[f"refused-{n}" for n in REFUSES_WITH_AN_ECHO]
+    + [f"unavailable-{n}" for n in FAILS_WITH_AN_ECHO],
+)
+def test_no_traceback_shows_a_key(behaviour: Behaviour, error: type[ProviderError]) -> None:
+    printed = printed_with_both_keys_set(behaviour, error)
+    assert error.__name__ in printed
+    assert not [key for key in KEYS.values() if key in printed]
+    assert "openai." not in printed, "the SDK's own errors quote the provider unedited"
 
 
 def test_an_exhausted_quota_is_a_refusal_not_a_wait() -> None:

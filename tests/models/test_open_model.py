@@ -76,6 +76,33 @@ def test_an_unknown_builtin_model_offers_the_known() -> None:
 
 
 @pytest.mark.parametrize(
+    "model", ["gpt-4o", "gpt-4.1-mini", "gpt-5-chat-latest", "claude-opus-4-1"]
+)
+def test_an_effort_for_a_model_that_takes_none_is_refused_on_opening(model: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"'{model}' takes no reasoning_effort \(got 'high'\)"):
+        open_model(model, api_key="k", reasoning_effort="high", environment={})
+
+
+def test_the_embedded_model_takes_no_effort() -> None:
+    with pytest.raises(InvalidInput, match="'builtin:compiler' takes no reasoning_effort"):
+        open_model("builtin:compiler", reasoning_effort="low")
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "o3", "gemini-2.5-pro"])
+def test_which_efforts_there_are_is_left_to_the_provider(model: str) -> None:
+    opened = open_model(model, api_key="k", reasoning_effort="ultra", environment={})
+    assert opened.name == model
+
+
+@pytest.mark.parametrize("model", ["qwen", "gpt-4o", "openai/gpt-4o"])
+def test_at_a_host_that_is_nobodys_an_effort_is_left_to_the_endpoint(model: str) -> None:
+    """A local server may call anything 'gpt-4o'."""
+    url = "http://127.0.0.1:8000/v1"
+    opened = open_model(model, base_url=url, reasoning_effort="high", environment={})
+    assert opened.name == model
+
+
+@pytest.mark.parametrize(
     ("given", "words"), [({"max_retries": -1}, "0 or more"), ({"idle_timeout_s": 0.0}, "more than")]
 )
 def test_an_impossible_patience_is_refused(given: dict[str, float], words: str) -> None:

@@ -1,4 +1,4 @@
-"""What a reply cost: known from the tables, stated by the user, or unknown."""
+"""What a reply cost: known from the tables, or unknown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from kernel_generator.domain.conversation import Usage
-from kernel_generator.models.price import Price, cost_usd
+from kernel_generator.models.price import cost_usd
 
 USED = Usage(prompt=1000, cached=200, completion=100, reasoning=50)
 OPENAI = "https://api.openai.com/v1/"
@@ -47,12 +47,8 @@ def test_cached_tokens_cost_less_and_reasoning_is_part_of_completion() -> None:
     assert cost_usd(thought, "gpt-4o", OPENAI) == cheaper
 
 
-def test_without_usage_the_cost_is_unknown_even_at_a_stated_price() -> None:
-    assert cost_usd(None, "gpt-4o", OPENAI, Price(1, 1)) is None
-
-
-def test_a_stated_price_wins_over_the_table() -> None:
-    assert cost_usd(USED, "gpt-4o", OPENAI, Price(10, 100)) == pytest.approx(0.02)
+def test_without_usage_the_cost_is_unknown() -> None:
+    assert cost_usd(None, "gpt-4o", OPENAI) is None
 
 
 def test_counts_that_contradict_each_other_have_no_price() -> None:

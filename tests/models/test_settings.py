@@ -55,6 +55,46 @@ def test_a_given_environment_is_all_there_is(
     ]
 
 
+def test_the_keys_that_are_set_are_told_by_name() -> None:
+    environment = {"ANTHROPIC_API_KEY": "a", "LLM_API_KEY": "b", "OPENAI_API_KEY": " "}
+    assert read_settings(environment).keys_set() == ("LLM_API_KEY", "ANTHROPIC_API_KEY")
+    assert read_settings({"BASE_URL": "http://127.0.0.1:1/v1"}).keys_set() == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "exported", "expected"),
+    [
+        ("K=file", {}, ".env"),
+        ("", {"K": "exported"}, "the environment"),
+        ("K=file", {"K": "exported"}, "the environment"),
+        # What `load_dotenv` has copied is still the file's.
+        ("K=file", {"K": "file"}, ".env"),
+        ("K=file", {"K": ""}, ".env"),
+        ("k=file", {}, ".env"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["LLM_API_KEY", "BASE_URL"])
+def test_it_is_known_where_a_value_comes_from(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    exported: dict[str, str],
+    expected: str,
+    variable: str,
+) -> None:
+    (tmp_path / ".env").write_text(
+        file.replace("K=", f"{variable}=").replace("k=", f"{variable.lower()}=")
+    )
+    for value in exported.values():
+        monkeypatch.setenv(variable, value)
+    assert read_settings().source(variable) == expected
+
+
+def test_a_base_url_is_not_shown_with_the_settings() -> None:
+    settings = read_settings({"BASE_URL": "https://user:hidden@h.test/v1?key=hidden"})
+    assert "hidden" not in repr(settings) + str(settings)
+
+
 def test_a_key_is_shown_nowhere() -> None:
     settings = read_settings({"LLM_API_KEY": "sk-hidden", "OPENAI_API_KEY": "sk-hidden"})
     assert "hidden" not in repr(settings) + str(settings) + settings.model_dump_json()

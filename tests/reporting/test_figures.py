@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from kernel_generator.domain.conversation import Usage
-from kernel_generator.domain.evaluation import Evaluation, Interval
+from kernel_generator.domain.evaluation import (
+    Evaluation,
+    Interval,
+    Timing,
+    WorkloadEvaluation,
+)
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.reporting import figures
+from tests.runs.sets import exactly
 
 
 def measured(**baselines: tuple[float, float, float]) -> Evaluation:
@@ -66,3 +72,38 @@ def test_times_are_read_at_a_glance(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("us", "text"), [(12.34, "12.3 us"), (4560.0, "4.56 ms")])
 def test_microseconds_become_milliseconds(us: float, text: str) -> None:
     assert figures.microseconds(us) == text
+
+
+def timed(*, bound: bool = False, reference_bound: bool = False, timer: str = "") -> Evaluation:
+    """Two workloads of which the second may be bound by the host."""
+    plain = WorkloadEvaluation(uuid="a", axes={"n": 1}, outcome=Outcome.PASSED)
+    record = WorkloadEvaluation(
+        uuid="b",
+        axes={"n": 2},
+        outcome=Outcome.PASSED,
+        timing=Timing(device_us=exactly(5.0), host_bound=bound, timer=timer),
+        baselines={
+            "reference": Timing(device_us=exactly(9.0), host_bound=reference_bound, timer=timer)
+        },
+    )
+    return Evaluation(outcome=Outcome.PASSED, workloads=(plain, record), speedup=exactly(2.0))
+
+
+@pytest.mark.parametrize(
+    "evaluation", [timed(bound=True), timed(reference_bound=True)], ids=["candidate", "reference"]
+)
+def test_a_comparison_that_launches_decide_is_called_so(evaluation: Evaluation) -> None:
+    assert figures.comparison(evaluation).endswith("; host-bound on 1 of 2 workloads")
+
+
+def test_a_time_that_includes_the_host_is_marked() -> None:
+    assert figures.device_time(Timing(device_us=exactly(5.0), host_bound=True)) == (
+        "5.0 us (host-bound)"
+    )
+    assert figures.device_time(Timing(device_us=exactly(5.0))) == "5.0 us"
+    assert figures.device_time(None) == "-"
+
+
+def test_each_clock_is_named_once() -> None:
+    assert figures.timers(timed(timer="CUDA events")) == "timed by CUDA events"
+    assert figures.timers(timed()) == ""

@@ -9,7 +9,15 @@ from rich.console import Console
 
 from kernel_generator.domain.attempt import Attempt
 from kernel_generator.domain.conversation import Finish, Reply, Usage
-from kernel_generator.domain.events import Attempted, Notice, Replied, RunFinished, RunStarted
+from kernel_generator.domain.events import (
+    Attempted,
+    Notice,
+    Replied,
+    RunFinished,
+    RunStarted,
+    SampleRead,
+    SamplingStarted,
+)
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.reporting.progress import Progress
@@ -70,3 +78,25 @@ def test_one_unknown_price_makes_the_total_unknown() -> None:
     progress(Replied(DRAFT, a_reply(cost_usd=0.25)))
     assert progress.cost_usd is None
     assert progress.usage == Usage(prompt=30, completion=15)
+
+
+def test_a_result_tells_which_workloads_it_leaves_open() -> None:
+    attempt = an_attempt()
+    assert attempt.evaluation is not None
+    told = "1 of 2 workloads cannot be run here: its blob is missing"
+    evaluation = attempt.evaluation.model_copy(update={"message": told})
+    line = shown(Attempted(replace(attempt, evaluation=evaluation), is_best=True))
+    assert f"2.00x [2.00, 2.00] the reference; {told}" in line
+
+
+def test_samples_are_told_by_number_with_what_each_took() -> None:
+    sample = Proposal(Purpose.DRAFT, 1, sample=1)
+    unread = Attempt(sample, None, Outcome.EMPTY_REPLY, "")
+    text = shown(
+        SamplingStarted("id1", "d", "gpt-5", "triton", "H100", 2),
+        Attempted(unread, is_best=False),
+        SampleRead(sample, a_reply(cost_usd=0.5, seconds=3.0), "d_gpt-5"),
+    )
+    assert "gpt-5 writes triton for H100; 2 independent samples, not evaluated (run id1)" in text
+    assert "sample 2, round 1 draft: EMPTY_REPLY" in text
+    assert "sample 2: read d_gpt-5; 10 + 5 tokens; $0.5000; answered in 3.0 s" in text

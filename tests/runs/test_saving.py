@@ -18,7 +18,13 @@ from kernel_generator import load_traceset
 from kernel_generator.domain.errors import TraceSetError
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.generator import GeneratedSolution
-from kernel_generator.runs.saving import check_writable, rescue_solution, save_solution, slug
+from kernel_generator.runs.saving import (
+    check_writable,
+    rescue_solution,
+    save_solution,
+    save_traces,
+    slug,
+)
 from tests.runs.sets import (
     OP_TYPE,
     a_solution,
@@ -235,6 +241,43 @@ def test_the_evaluation_is_no_part_of_the_file(traceset: TraceSet, tmp_path: Pat
     generated = GeneratedSolution.of(a_solution(), an_evaluation())
     path, _ = save_solution(generated, traceset, generated.evaluation)
     assert set(json.loads(path.read_text())) == set(a_solution().model_dump())
+
+
+def test_a_set_that_lost_the_workloads_takes_the_solution_without_traces(
+    traceset: TraceSet, tmp_path: Path
+) -> None:
+    traceset.workloads = {}
+    path, _ = save_solution(a_solution(), traceset, an_evaluation())
+    assert path.is_file()
+    assert not (tmp_path / "traces").exists()
+
+
+def test_traces_of_a_solution_in_the_set_can_be_added_later(
+    traceset: TraceSet, tmp_path: Path
+) -> None:
+    _, written = save_solution(a_solution(), traceset, None)
+    assert save_traces(written, traceset, an_evaluation()) == 2
+    assert {t.solution for t in reread(tmp_path).traces["scale_add"]} == {written.name}
+    assert len(traceset.traces["scale_add"]) == 2
+
+
+def test_traces_of_a_solution_that_did_not_pass_are_none(
+    traceset: TraceSet, tmp_path: Path
+) -> None:
+    _, written = save_solution(a_solution(), traceset, None)
+    assert save_traces(written, traceset, an_evaluation(Outcome.WRONG_VALUES)) == 0
+    assert not (tmp_path / "traces").exists()
+
+
+@pytest.mark.parametrize("source", ["", "def run(x):\n    return x\n"], ids=["unknown", "another"])
+def test_traces_of_a_solution_that_the_set_does_not_hold_are_refused(
+    traceset: TraceSet, tmp_path: Path, source: str
+) -> None:
+    if source:
+        save_solution(a_solution(source=source), traceset, None)
+    with pytest.raises(TraceSetError, match="traces"):
+        save_traces(a_solution(), traceset, an_evaluation())
+    assert not (tmp_path / "traces").exists()
 
 
 # --- what cannot be written ------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The command line: parses, calls the public face, prints, and turns errors into exit codes.
 
-0 all solved, 1 some unsolved, 2 bad input, 3 the provider refused, 130 interrupted.
+0 all solved, 1 some unsolved, 2 bad input, 3 the provider refused, 130 interrupted; 70 is a fault
+of this program.
 """
 
 from __future__ import annotations
@@ -10,21 +11,18 @@ import json
 import os
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kernel_generator import __version__
 from kernel_generator.cli import doctor, evaluate, generate, listing, optimize
+from kernel_generator.cli.exits import Exit
 from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError, ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-EXIT_UNSOLVED = 1
-EXIT_BAD_INPUT = 2
-EXIT_PROVIDER = 3
-EXIT_INTERRUPTED = 130
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What typer raises for a command line it cannot read. Newer releases carry a click of their own
@@ -103,17 +101,21 @@ def main() -> None:
     except UsageError as error:
         code = _misused(error, wants_json)
     except (KeyboardInterrupt, typer.Abort, _Interrupted):
-        code = _fail("interrupted", "Interrupted", EXIT_INTERRUPTED, wants_json)
+        code = _fail("interrupted", "Interrupted", Exit.INTERRUPTED, wants_json)
     except InvalidInput as error:
-        code = _fail(str(error), type(error).__name__, EXIT_BAD_INPUT, wants_json)
+        code = _fail(str(error), type(error).__name__, Exit.BAD_INPUT, wants_json)
     except ProviderError as error:
-        code = _fail(str(error), type(error).__name__, EXIT_PROVIDER, wants_json)
+        code = _fail(str(error), type(error).__name__, Exit.PROVIDER, wants_json)
     except KernelGeneratorError as error:
-        code = _fail(str(error), type(error).__name__, EXIT_UNSOLVED, wants_json)
+        code = _fail(str(error), type(error).__name__, Exit.UNSOLVED, wants_json)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`): nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_UNSOLVED
+        code = Exit.UNSOLVED
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: what escapes is our fault
+        traceback.print_exc()
+        told = f"a fault of kernel-generator itself: {type(error).__name__}: {error}"
+        code = _fail(told, "Fault", Exit.FAULT, wants_json)
     sys.exit(code)
 
 
@@ -123,15 +125,15 @@ def _misused(error: Any, wants_json: bool) -> int:
     if error.ctx is not None and not sys.argv[1:]:
         # Without arguments the message is the help itself.
         print(message, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    code = _fail(message, "UsageError", EXIT_BAD_INPUT, wants_json)
+        return Exit.BAD_INPUT
+    code = _fail(message, "UsageError", Exit.BAD_INPUT, wants_json)
     if error.ctx is not None:
         print(f"see {error.ctx.command_path} --help", file=sys.stderr)
     return code
 
 
 def _fail(message: str, kind: str, code: int, wants_json: bool) -> int:
-    said = message if code == EXIT_INTERRUPTED else f"error: {message}"
+    said = message if code == Exit.INTERRUPTED else f"error: {message}"
     print(said, file=sys.stderr)
     if wants_json:
         print(json.dumps({"error": {"kind": kind, "message": message}}))

@@ -11,6 +11,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydantic import BaseModel
+
     from kernel_generator.runs.tracesets import Problem
 
 _PLAIN_WIDTH = 160
@@ -29,8 +31,13 @@ def to_stderr() -> Console:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(document, indent=2, default=str))
+    """One JSON document on stdout. Raises `ValueError` for a figure that JSON has no word for."""
+    print(json.dumps(document, indent=2, default=str, allow_nan=False))
+
+
+def plain(record: BaseModel) -> object:
+    """A record as JSON holds it: what is not a number or not finite becomes a string."""
+    return json.loads(record.model_dump_json())
 
 
 def warn_of(problems: Sequence[Problem]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kernel_generator.cli.console import print_json, to_people, warn_of
+from kernel_generator.cli.console import plain, print_json, to_people, to_stderr, warn_of
 from kernel_generator.cli.options import (
     DefinitionOption,
     JsonOption,
@@ -31,12 +31,22 @@ def evaluate_file(
     ],
     target: TargetOption = None,
     language: LanguageOption = None,
+    save_traces: Annotated[
+        bool,
+        typer.Option(
+            "--save-traces",
+            help="Append the measured workloads to the trace set's traces: for a solution that is "
+            "in the set, where it passes.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Judge a solution, or a plain source file, on all workloads."""
-    from kernel_generator.generator import evaluate, local_target
+    from kernel_generator.generator import evaluate, explain, local_target, writable_root
     from kernel_generator.reporting import figures
+    from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import evaluation_table
+    from kernel_generator.runs import saving
     from kernel_generator.runs.solutions import read_solution_file
     from kernel_generator.runs.tracesets import definition_of, load_traceset
 
@@ -45,17 +55,23 @@ def evaluate_file(
     found = definition_of(loaded, definition)
     name = target or local_target().name
     given = read_solution_file(solution, found, language, name)
-    evaluation = evaluate(loaded, found, given, name)
+    if save_traces:
+        # Said before anything is measured.
+        writable_root(loaded)
+        saving.check_known(given, loaded)
+    progress = Progress(to_stderr())
+    evaluation = evaluate(loaded, found, given, name, on_event=progress)
     if as_json:
-        print_json(evaluation.model_dump(mode="json"))
+        print_json(plain(evaluation))
     console = to_people(as_json)
     if evaluation.workloads:
         console.print(evaluation_table(evaluation))
     console.print(
         f"{evaluation.outcome.value}: {evaluation.outcome.meaning}", markup=False, highlight=False
     )
-    if evaluation.message:
-        console.print(evaluation.message.strip(), markup=False, highlight=False, soft_wrap=True)
+    message = explain(evaluation, given)
+    if message:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     for record in evaluation.workloads:
         for mismatch in record.mismatches:
             console.print(
@@ -67,5 +83,10 @@ def evaluate_file(
                 markup=False,
                 highlight=False,
             )
-    console.print(figures.comparison(evaluation), highlight=False)
+    for line in (figures.comparison(evaluation), figures.timers(evaluation)):
+        if line:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if save_traces:
+        count = saving.save_traces(given, loaded, evaluation)
+        progress.line(f"{count} traces were appended")
     return 0 if evaluation.outcome.is_result else 1

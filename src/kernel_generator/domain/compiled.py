@@ -18,8 +18,12 @@ class CompileMode:
     """'default', 'max-autotune-no-cudagraphs', ...: torch's own mode names."""
     dynamic: bool | None = None
     """True: one kernel for all sizes; False: one kernel a size; None: torch decides."""
+    backend: str = "inductor"
+    """'inductor' generates kernels; 'aot_eager' runs torch's own, one an operation."""
 
     def __str__(self) -> str:
+        if self.backend != "inductor":
+            return f"torch.compile (backend {self.backend})"
         suffix = {True: ", dynamic sizes", False: ", static sizes", None: ""}[self.dynamic]
         return f"torch.compile ({self.name}{suffix})"
 
@@ -29,6 +33,10 @@ DEFAULT_MODE = CompileMode("default")
 
 def compiled_sources(reference: str, mode: CompileMode = DEFAULT_MODE) -> dict[str, str]:
     """Path to text: `reference.py` unchanged, and `main.py` that compiles its `run`."""
+    if mode.backend == "inductor":
+        settings = f'mode="{mode.name}", dynamic={mode.dynamic}'
+    else:
+        settings = f'backend="{mode.backend}"'
     # Every captured size may become a graph of its own; torch gives up after eight by default.
     main = f'''"""The reference, compiled by torch.compile."""
 
@@ -38,6 +46,6 @@ from . import reference
 
 torch._dynamo.config.recompile_limit = 256
 
-run = torch.compile(reference.run, mode="{mode.name}", dynamic={mode.dynamic})
+run = torch.compile(reference.run, {settings})
 '''
     return {"main.py": main, "reference.py": reference}

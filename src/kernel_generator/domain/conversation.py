@@ -29,12 +29,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of one request. None leaves the provider's default."""
+    """Settings of one request."""
 
     reasoning_effort: str | None = None
-    """'minimal', 'low', 'medium', 'high', or what the provider accepts."""
-    temperature: float | None = None
-    max_output_tokens: int | None = None
+    """'minimal', 'low', 'medium', 'high', or what the provider accepts; None: its default."""
 
 
 @dataclass(frozen=True)

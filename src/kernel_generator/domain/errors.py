@@ -62,7 +62,14 @@ class ReferenceFailed(InvalidInput):
 
 
 class ProviderError(KernelGeneratorError):
-    """The model's provider did not answer usefully."""
+    """The model's provider did not answer usefully. Carries the attempts before it, oldest first.
+
+    A model knows of no attempts: whoever drives the loop fills them in.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
+        super().__init__(message)
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
 
 
 class ProviderRefused(ProviderError):

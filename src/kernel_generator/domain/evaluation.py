@@ -118,10 +118,12 @@ class Evaluation(Record):
     build_environment: dict[str, str] = Field(default_factory=dict[str, str])
     """Environment variables the build needs beyond the toolchain's defaults."""
     complete: bool = False
-    """True where all workloads of the definition were tried, held-out ones included."""
+    """True for a result of which no workload was left out, held-out ones included: each was
+    correct, or cannot be run here (its outcome is `NOT_RUN`, and `message` counts them)."""
     seconds: float = 0.0
     timestamp: str = Field(default_factory=lambda: datetime.now(UTC).isoformat())
 
-    def workload(self, uuid: str) -> WorkloadEvaluation | None:
-        """The record of one workload, if it was tried."""
-        return next((w for w in self.workloads if w.uuid == uuid), None)
+    @property
+    def judged(self) -> int:
+        """How many workloads were run, whatever came of it."""
+        return sum(w.outcome is not Outcome.NOT_RUN for w in self.workloads)

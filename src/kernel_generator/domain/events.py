@@ -29,6 +29,18 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class SamplingStarted:
+    """Independent solutions are about to be asked for; none of them is evaluated."""
+
+    run_id: str
+    definition: str
+    model: str
+    language: str
+    target: str
+    samples: int
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something a person should know before believing or paying; changes nothing."""
 
@@ -67,6 +79,16 @@ class Attempted:
 
 
 @dataclass(frozen=True)
+class SampleRead:
+    """An independent sample's reply holds a solution."""
+
+    proposal: Proposal
+    reply: Reply
+    solution: str
+    """The solution's name."""
+
+
+@dataclass(frozen=True)
 class RunFinished:
     """The run ended; `reason` says why."""
 
@@ -84,7 +106,16 @@ class Saved:
 
 
 Event: TypeAlias = (
-    RunStarted | Notice | Asked | Replied | Evaluating | Attempted | RunFinished | Saved
+    RunStarted
+    | SamplingStarted
+    | Notice
+    | Asked
+    | Replied
+    | Evaluating
+    | Attempted
+    | SampleRead
+    | RunFinished
+    | Saved
 )
 Observer: TypeAlias = "Callable[[Event], None]"
 """Sees every event; cannot change anything."""

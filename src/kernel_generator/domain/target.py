@@ -26,6 +26,7 @@ class Target:
     shared_memory_kib: int = 0
     """Most shared memory one block can have."""
     l2_mib: float = 0.0
+    """L2 of a GPU, last-level cache of a CPU."""
     peak_tflops: dict[str, float] = field(default_factory=dict[str, float])
     """Dense peak by format ('bf16 tensor', 'fp32', ...), 1e12 operations per second."""
     features: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The values a kernel is judged on: random, scalar or captured, as the workload says.
 
 Random values follow FlashInfer-Bench's own distributions, so that a kernel that is right there is
-right here; seeds are the judge's and fresh for every trial.
+right here; seeds are the judge's and fresh for every session and trial.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ def plan_call(definition: Definition, workload: Workload) -> InputPlan:
     return InputPlan(tuple(inputs), tuple(outputs))
 
 
+def check_captured(workload: Workload, root: Path | None) -> None:
+    """Raises `InputsUnavailable` where a file of captured tensors is missing; opens none."""
+    for name, described in workload.inputs.items():
+        if isinstance(described, SafetensorsInput):
+            _captured_file(described, name, root)
+
+
 def fill_inputs(
     arena: Arena, definition: Definition, workload: Workload, root: Path | None, seed: int
 ) -> None:
@@ -130,14 +137,7 @@ def _random(place: Place, generator: torch.Generator) -> torch.Tensor:
 
 
 def _captured(described: SafetensorsInput, place: Place, root: Path | None) -> torch.Tensor:
-    path = Path(described.path)
-    if not path.is_absolute() and root is not None:
-        path = root / path
-    if not path.is_file():
-        raise InputsUnavailable(
-            f"input '{place.name}' was captured in {described.path}, which is missing: "
-            "download the trace set together with its blob/ folder"
-        )
+    path = _captured_file(described, place.name, root)
     try:
         with safetensors.safe_open(path, framework="pt") as blob:
             value: torch.Tensor = blob.get_tensor(described.tensor_key)
@@ -151,3 +151,15 @@ def _captured(described: SafetensorsInput, place: Place, root: Path | None) -> t
             f"the workload says {place.dtype} {list(place.shape)}"
         )
     return value
+
+
+def _captured_file(described: SafetensorsInput, name: str, root: Path | None) -> Path:
+    path = Path(described.path)
+    if not path.is_absolute() and root is not None:
+        path = root / path
+    if not path.is_file():
+        raise InputsUnavailable(
+            f"input '{name}' was captured in {described.path}, which is missing: "
+            "download the trace set together with its blob/ folder"
+        )
+    return path

@@ -1,4 +1,4 @@
-"""The judge's interface: open a session for a task, then evaluate solutions against it.
+"""The judge's interface: open and prepare a session for a task, then evaluate solutions with it.
 
 A session holds what is computed once per task: inputs, reference outputs, baselines. Evaluations
 are values; only the definition's own faults raise.
@@ -58,7 +58,7 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a session found out when it was opened."""
+    """What a session found out when it was prepared."""
 
     floors: dict[str, Floor] = field(default_factory=dict[str, "Floor"])
     """By uuid of the searched workloads."""
@@ -71,6 +71,16 @@ class Session(Protocol):
     """Evaluates solutions of one task."""
 
     opened: Opened
+    """What `prepare` found out; empty before."""
+
+    def prepare(self) -> None:
+        """Run the references that everything is judged against: once, before any evaluation.
+
+        Blocks for long; `close` from another thread ends it. Raises `ReferenceFailed` where the
+        definition's own reference does not run here, `NoWorkloads` where none of its workloads can
+        be run, `SandboxError` where the session is closed meanwhile.
+        """
+        ...
 
     def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         """Judge one solution on the searched workloads, then on the held-out ones where it earns
@@ -86,12 +96,11 @@ class Session(Protocol):
 
 
 class Judge(Protocol):
-    """Opens sessions. Blocking; callers in an event loop use a thread."""
+    """Opens sessions."""
 
     def open(self, task: Task) -> Session:
-        """Prepare references for a task.
+        """A session that is still to be prepared, and to be closed whatever becomes of that.
 
-        Raises `ReferenceFailed` where the definition's own reference does not run here,
-        `NoWorkloads` where none of its workloads can be run.
+        Raises `SandboxError` where no process can be started.
         """
         ...

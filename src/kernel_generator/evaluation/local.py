@@ -13,18 +13,18 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flashinfer_bench.data import BuildSpec, Solution, SourceFile, SupportedLanguages
+from flashinfer_bench.data import Solution, SupportedLanguages
 
-from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
+from kernel_generator.evaluation.baselines import compiled_solution, reference_solution
 from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
-from kernel_generator.evaluation.timing import geometric_mean
+from kernel_generator.evaluation.tally import Tally
 from kernel_generator.evaluation.toolchain import (
     build_environment,
     gpu_name,
@@ -34,13 +34,9 @@ from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.sandbox.worker import LACKED, LEVEL, Done, Order, Worker
 
 if TYPE_CHECKING:
-    import numpy as np
     from flashinfer_bench import Workload
-    from numpy.typing import NDArray
 
-    from kernel_generator.domain.evaluation import Interval, WorkloadEvaluation
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.bench import Judged
     from kernel_generator.sandbox.worker import Answer
 
 NON_DETERMINISTIC_MARK = "kernel-generator: non-deterministic"
@@ -56,13 +52,7 @@ class LocalJudge:
     def open(self, task: Task) -> LocalSession:
         """See `Judge.open`."""
         device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
-        session = LocalSession(task, device, self._limits)
-        try:
-            session.prepare()
-        except BaseException:
-            session.close()
-            raise
-        return session
+        return LocalSession(task, device, self._limits)
 
 
 @dataclass(frozen=True)
@@ -70,62 +60,6 @@ class _Baseline:
     worker: Worker
     problem: str = ""
     """Why it cannot be used; empty where it can."""
-
-
-class _Tally:
-    """Adds up the workloads of one evaluation."""
-
-    def __init__(self, baselines: tuple[str, ...]) -> None:
-        self._records: list[WorkloadEvaluation] = []
-        self._skipped: list[WorkloadEvaluation] = []
-        self._ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
-        self.failure: WorkloadEvaluation | None = None
-
-    def add(self, judged: Judged) -> None:
-        """Count one workload; its failure, if it is one, is the evaluation's."""
-        self._records.append(judged.record)
-        if judged.skipped:
-            self._skipped.append(judged.record)
-            return
-        for name, ratio in judged.ratios.items():
-            self._ratios[name].append(ratio)
-        if not judged.record.outcome.is_result:
-            self.failure = judged.record
-
-    def means(self) -> dict[str, Interval]:
-        """Geometric-mean speedups; a baseline that failed on one workload has none."""
-        judged = len(self._records) - len(self._skipped)
-        return {
-            name: geometric_mean(found)
-            for name, found in self._ratios.items()
-            if found and len(found) == judged
-        }
-
-    def evaluation(self) -> Evaluation:
-        """The verdict on what was added."""
-        records = tuple(self._records)
-        if self.failure is not None:
-            return Evaluation(
-                outcome=self.failure.outcome, message=self.failure.message, workloads=records
-            )
-        if len(self._skipped) == len(records):
-            message = records[0].message if records else "no workload can be run here"
-            return Evaluation(outcome=Outcome.NOT_RUN, message=message, workloads=records)
-        means = self.means()
-        timed = all(r.outcome is Outcome.PASSED for r in records if r not in self._skipped)
-        message = ""
-        if self._skipped:
-            message = (
-                f"{len(self._skipped)} of {len(records)} workloads cannot be run here: "
-                f"{self._skipped[0].message}"
-            )
-        return Evaluation(
-            outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
-            message=message,
-            workloads=records,
-            speedup=means.get("reference"),
-            baselines=means,
-        )
 
 
 def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
@@ -144,7 +78,7 @@ def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
     )
 
 
-def _earns_held_out(tally: _Tally, profile: Profile) -> bool:
+def _earns_held_out(tally: Tally, profile: Profile) -> bool:
     if profile.beats is None:
         return False
     mean = tally.means().get("reference")
@@ -165,18 +99,29 @@ class LocalSession:
         self._compiled: _Baseline | None = None
         self._trials = Trials(task, limits, self._start({}), secrets.randbits(62))
         self._bench = Bench(task, device, limits, self._trials)
-        self._spare: Worker | None = self._start_spare()
+        self._spare: Worker | None = None
+        with contextlib.suppress(SandboxError):
+            self._spare = self._start_spare()
         self.opened = Opened(device=device)
 
     def prepare(self) -> None:
-        """Run the reference on the searched workloads. Raises as `Judge.open` says."""
+        """See `Session.prepare`."""
+        try:
+            with self._turn:
+                self._prepare()
+        except (ReferenceFailed, NoWorkloads):
+            # A reference killed by `close` looks like one that fails.
+            self._check_open()
+            raise
+
+    def _prepare(self) -> None:
         definition = self._task.definition
         answer = self._prepare_reference()
         if not isinstance(answer, Done):
             raise ReferenceFailed(
                 f"the reference of '{definition.name}' does not load here: {_last_line(answer)}"
             )
-        opened = Opened(device=self._device)
+        opened, failure = Opened(device=self._device), ""
         for workload in self._task.searched:
             try:
                 self._trials.operations(workload)
@@ -186,10 +131,17 @@ class LocalSession:
                     opened, unusable=(*opened.unusable, Unusable(workload, str(error)))
                 )
             except ReferenceStopped as error:
-                raise ReferenceFailed(
+                reason = (
                     f"the reference of '{definition.name}' fails on {self._device} with "
                     f"{_axes(workload)}: {_last_line(error.answer)}"
-                ) from error
+                )
+                if not outcomes.may_be_size(error.answer):
+                    raise ReferenceFailed(reason) from error
+                failure = reason
+                opened = replace(opened, unusable=(*opened.unusable, Unusable(workload, reason)))
+                self._revive_reference()
+        if not opened.floors and failure:
+            raise ReferenceFailed(failure)
         if not opened.floors:
             reasons = opened.unusable[0].reason if opened.unusable else "there are none"
             raise NoWorkloads(
@@ -250,7 +202,7 @@ class LocalSession:
             compiled = self._compiled_baseline()
             if not compiled.problem:
                 baselines["torch.compile"] = compiled.worker
-        tally = _Tally(tuple(baselines))
+        tally = Tally(tuple(baselines))
         self._try(worker, self._task.searched, profile, baselines, _declared(solution), tally)
         if tally.failure is None and _earns_held_out(tally, profile):
             self._try(worker, self._task.held_out, profile, baselines, _declared(solution), tally)
@@ -264,7 +216,7 @@ class LocalSession:
         profile: Profile,
         baselines: dict[str, Worker],
         non_deterministic: bool,
-        tally: _Tally,
+        tally: Tally,
     ) -> None:
         for workload in workloads:
             self._revive_reference()
@@ -363,31 +315,6 @@ class LocalSession:
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
-
-
-def reference_solution(task: Task) -> Solution:
-    """The definition's reference as a value-returning Python solution."""
-    return _trusted(task, "reference", {"main.py": task.definition.reference})
-
-
-def compiled_solution(task: Task) -> Solution:
-    """`torch.compile` of the reference, default mode."""
-    return _trusted(task, "torch-compile", compiled_sources(task.definition.reference))
-
-
-def _trusted(task: Task, what: str, sources: dict[str, str]) -> Solution:
-    return Solution(
-        name=f"{task.definition.name}__{what}",
-        definition=task.definition.name,
-        author="kernel-generator",
-        spec=BuildSpec(
-            language=SupportedLanguages.PYTHON,
-            target_hardware=[task.target.name],
-            entry_point=ENTRY_POINT,
-            destination_passing_style=False,
-        ),
-        sources=[SourceFile(path=path, content=text) for path, text in sources.items()],
-    )
 
 
 def _declared(solution: Solution) -> bool:

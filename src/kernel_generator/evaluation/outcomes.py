@@ -54,6 +54,11 @@ def of_run(answer: Answer) -> tuple[Outcome, str]:
             raise ValueError("nothing failed")
 
 
+def may_be_size(answer: Answer) -> bool:
+    """True where a smaller workload might not have failed so: time, memory or a dead process."""
+    return of_run(answer)[0] in (Outcome.TIMEOUT, Outcome.RESOURCE_LIMIT, Outcome.CRASHED)
+
+
 def lacks_driver(message: str) -> bool:
     """True where a build failed only because a library of the GPU's driver is missing."""
     return "libcuda.so" in message and "cannot open shared object" in message

@@ -121,14 +121,18 @@ def build_environment(target: Target, language: str) -> dict[str, str]:
 
 
 def portable_build_environment(target: Target, language: str) -> dict[str, str]:
-    """`build_environment` without this machine's paths, as a saved solution states it."""
+    """`build_environment` without this machine's paths, as a saved solution states it.
+
+    `<flashinfer>` stands for the folder of the installed `flashinfer` package.
+    """
     if language == "cpp":
         return {"CXX": CPP_COMPILER}
     if language != "cuda":
         return {}
     return {
         "TVM_FFI_CUDA_ARCH_LIST": target.architecture,
-        "NVCC_APPEND_FLAGS": f"{NVCC_FLAGS} -I<flashinfer>/data/cutlass/include",
+        "NVCC_APPEND_FLAGS": f"{NVCC_FLAGS} -I<flashinfer>/data/cutlass/include "
+        "-I<flashinfer>/data/cutlass/tools/util/include",
     }
 
 

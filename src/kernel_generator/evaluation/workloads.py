@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.task import SEARCHED_WORKLOADS, Floor
-from kernel_generator.evaluation.inputs import InputsUnavailable, plan_call
+from kernel_generator.evaluation.inputs import InputsUnavailable, check_captured, plan_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from flashinfer_bench import Definition, Workload
 
@@ -22,26 +24,31 @@ def call_bytes(plan: InputPlan) -> int:
 
 
 def split_workloads(
-    definition: Definition, workloads: Sequence[Workload]
+    definition: Definition, workloads: Sequence[Workload], root: Path | None = None
 ) -> tuple[tuple[Workload, ...], tuple[Workload, ...]]:
     """Searched and held-out workloads: up to four representatives evenly spread over the sizes.
 
-    Depends on nothing but the workloads themselves, so every run splits them alike.
+    Workloads that cannot be run here, for their captured tensors are not below `root` or they do
+    not fit the definition, come last. Depends on nothing else, so every run splits them alike.
     """
-
-    def size(workload: Workload) -> tuple[int, str]:
-        try:
-            return call_bytes(plan_call(definition, workload)), workload.uuid
-        except InputsUnavailable:
-            return 0, workload.uuid
-
-    ordered = sorted(workloads, key=size)
-    if len(ordered) <= SEARCHED_WORKLOADS:
-        return tuple(ordered), ()
-    last = len(ordered) - 1
+    sizes: dict[str, int] = {}
+    for workload in workloads:
+        with contextlib.suppress(InputsUnavailable):
+            if root is not None:
+                check_captured(workload, root)
+            sizes[workload.uuid] = call_bytes(plan_call(definition, workload))
+    usable = sorted(
+        (w for w in workloads if w.uuid in sizes), key=lambda w: (sizes[w.uuid], w.uuid)
+    )
+    others = sorted((w for w in workloads if w.uuid not in sizes), key=lambda w: w.uuid)
+    if len(usable) <= SEARCHED_WORKLOADS:
+        room = SEARCHED_WORKLOADS - len(usable)
+        return (*usable, *others[:room]), tuple(others[room:])
+    last = len(usable) - 1
     picks = {round(i * last / (SEARCHED_WORKLOADS - 1)) for i in range(SEARCHED_WORKLOADS)}
-    searched = tuple(ordered[i] for i in sorted(picks))
-    return searched, tuple(w for i, w in enumerate(ordered) if i not in picks)
+    searched = tuple(usable[i] for i in sorted(picks))
+    held_out = (w for i, w in enumerate(usable) if i not in picks)
+    return searched, (*held_out, *others)
 
 
 def declared_floor(plan: InputPlan, operations: int | None) -> Floor:
@@ -58,9 +65,13 @@ def declared_floor(plan: InputPlan, operations: int | None) -> Floor:
 
 
 def floor_us(floor: Floor, target: Target, dtypes: set[str]) -> float | None:
-    """Microseconds below which no kernel can be, at the target's peak rates; None where unknown."""
+    """Microseconds below which no kernel can be, at the target's peak rates; None where unknown.
+
+    What fits into a CPU's caches may never reach its memory: its bytes are no bound then.
+    """
     times: list[float] = []
-    if floor.compulsory_bytes is not None and target.bandwidth_gb_s:
+    in_cache = not target.is_gpu and floor.declared_bytes < 2 * target.l2_mib * 2**20
+    if floor.compulsory_bytes is not None and target.bandwidth_gb_s and not in_cache:
         times.append(floor.compulsory_bytes / target.bandwidth_gb_s * 1e-3)
     peak = _peak_tflops(target, dtypes)
     if floor.operations and peak:

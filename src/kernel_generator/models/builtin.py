@@ -20,16 +20,20 @@ LANGUAGE = "python"
 
 # "reduce-overhead" and plain "max-autotune" replay CUDA graphs, whose outputs the next call
 # overwrites: a caller that keeps an output would see it change.
+# The last mode is for references that some release of torch generates no kernels for.
+_LAST = CompileMode("default", backend="aot_eager")
 _MODES = {
     "cpu": (
         CompileMode("default"),
         CompileMode("default", dynamic=True),
         CompileMode("default", dynamic=False),
+        _LAST,
     ),
     "cuda": (
         CompileMode("default"),
         CompileMode("max-autotune-no-cudagraphs"),
         CompileMode("default", dynamic=True),
+        _LAST,
     ),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import openai
 from openai import omit
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
     from kernel_generator.domain.conversation import Request
-
-V = TypeVar("V")
 
 _FINISHES = {"length": Finish.LENGTH, "content_filter": Finish.REFUSED}
 
@@ -62,10 +60,8 @@ class _Draft:
 class ChatDialect:
     """Asks over `/chat/completions`."""
 
-    def __init__(self, model: str, *, at_openai: bool, stream: bool, answer_s: float) -> None:
-        """`at_openai`: OpenAI's own host wants `max_completion_tokens`, others `max_tokens`."""
+    def __init__(self, model: str, *, stream: bool, answer_s: float) -> None:
         self._model = model
-        self._at_openai = at_openai
         self._stream = stream
         self._answer_s = answer_s
         self._ask_usage = True
@@ -84,15 +80,11 @@ class ChatDialect:
         return await self._read(stream)
 
     async def _ask_whole(self, client: AsyncOpenAI, request: Request) -> Answer:
-        limit, at_openai = request.sampling.max_output_tokens, self._at_openai
         with decoding():
             completion = await client.chat.completions.create(
                 model=self._model,
                 messages=_messages(request),
                 stream=False,
-                temperature=_or_omit(request.sampling.temperature),
-                max_tokens=omit if at_openai else _or_omit(limit),
-                max_completion_tokens=_or_omit(limit) if at_openai else omit,
                 reasoning_effort=_effort(request),
             )
         with reading():
@@ -101,15 +93,11 @@ class ChatDialect:
     async def _open(
         self, client: AsyncOpenAI, request: Request
     ) -> AsyncStream[ChatCompletionChunk]:
-        limit, at_openai = request.sampling.max_output_tokens, self._at_openai
         return await client.chat.completions.create(
             model=self._model,
             messages=_messages(request),
             stream=True,
             stream_options={"include_usage": True} if self._ask_usage else omit,
-            temperature=_or_omit(request.sampling.temperature),
-            max_tokens=omit if at_openai else _or_omit(limit),
-            max_completion_tokens=_or_omit(limit) if at_openai else omit,
             reasoning_effort=_effort(request),
         )
 
@@ -187,7 +175,3 @@ def _effort(request: Request) -> ReasoningEffort | Omit:
     effort = request.sampling.reasoning_effort
     # The SDK lists today's efforts; the provider decides which it takes.
     return omit if effort is None else cast("ReasoningEffort", effort)
-
-
-def _or_omit(value: V | None) -> V | Omit:
-    return omit if value is None else value

@@ -1,13 +1,13 @@
 """Which host a model is asked at, and with which key.
 
 The invariant: a key never reaches a host it was not meant for. A provider's own variable goes to
-that provider's host only; `LLM_API_KEY` goes with `BASE_URL` where both are set.
+that provider's host only; `LLM_API_KEY` goes with `BASE_URL` where both are set, and only where
+both were set in the same place.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,16 @@ import httpx2
 from pydantic import SecretStr
 
 from kernel_generator.domain.errors import InvalidInput, MissingKey, UnknownName
-from kernel_generator.models.directory import DIALECTS, DIRECTORY, Origin
+from kernel_generator.models.address import Origin, is_local, shown
+from kernel_generator.models.directory import DIALECTS, DIRECTORY
 from kernel_generator.models.price import priced_models
-from kernel_generator.models.settings import Settings, read_settings
+from kernel_generator.models.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kernel_generator.models.directory import Dialect, Directory, Family, Provider
+    from kernel_generator.models.settings import Settings
 
 MISSING_KEY = (
     "Please set LLM_API_KEY environment variable or modify this script to pass api_key explicitly"
@@ -103,11 +105,6 @@ def resolve(
     )
 
 
-def _close_names(model: str) -> str:
-    close = difflib.get_close_matches(model, priced_models(), n=2)
-    return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
-
-
 def _find_place(
     model: str,
     base_url: str | None,
@@ -123,13 +120,14 @@ def _find_place(
     elif family is not None:
         url, named_by = directory.provider(family.provider).base_url, ""
     else:
+        close = " or ".join(map(repr, difflib.get_close_matches(model, priced_models(), n=2)))
+        hint = f" (did you mean {close}?)" if close else ""
         raise InvalidInput(
-            f"the host of model '{model}' cannot be told from its name{_close_names(model)}: "
-            "pass base_url or set "
-            "BASE_URL to an OpenAI-compatible endpoint that serves it, "
+            f"the host of model '{model}' cannot be told from its name{hint}: "
+            "pass base_url or set BASE_URL to an OpenAI-compatible endpoint that serves it, "
             "'https://openrouter.ai/api/v1' or 'http://127.0.0.1:8000/v1' for example"
         )
-    origin = _parse(url, named_by)
+    origin = parse_base_url(url, named_by)
     for provider in directory.providers:
         home = Origin.of(provider.base_url)
         if origin.host in provider.hosts and origin.scheme != home.scheme:
@@ -139,17 +137,20 @@ def _find_place(
     return _Place(url, origin, named_by, directory.owner(origin))
 
 
-def _parse(url: str, named_by: str) -> Origin:
+def parse_base_url(url: str, named_by: str) -> Origin:
+    """Where a base URL leads. Raises `InvalidInput`, which shows nothing secret of it."""
     try:
         parsed, origin = httpx2.URL(url), Origin.of(url)
-    except httpx2.InvalidURL as error:
-        raise InvalidInput(f"{named_by} is not a URL ({error}): give http(s)://host/path") from None
+    except httpx2.InvalidURL:  # its words may quote a part of a password
+        raise InvalidInput(f"{named_by} is not a URL: give http(s)://host/path") from None
     if parsed.userinfo:
         raise InvalidInput(f"{named_by} holds a user or password: give the key as LLM_API_KEY")
-    if origin.scheme not in ("http", "https") or not origin.host:
-        raise InvalidInput(f"{named_by} '{url}' is not a web address: give http(s)://host/path")
+    if not origin.is_web:
+        raise InvalidInput(f"{named_by} is not a web address: give http(s)://host/path")
     if parsed.query or parsed.fragment:
-        raise InvalidInput(f"{named_by} '{url}' has a '?' or '#': give the path alone")
+        raise InvalidInput(
+            f"{named_by} '{shown(url)}' goes on with a '?' or '#': give the path alone"
+        )
     return origin
 
 
@@ -166,7 +167,10 @@ def _refuse_contradiction(model: str, place: _Place, family: Family | None) -> N
 def _find_key(
     explicit: str | SecretStr | None, settings: Settings, place: _Place
 ) -> tuple[SecretStr, str]:
-    """The key for a place and the name of where it was found. Raises `MissingKey`."""
+    """The key for a place and the name of where it was found.
+
+    Raises `MissingKey`, and `InvalidInput` where the key was set for another place's host.
+    """
     plain = explicit.get_secret_value() if isinstance(explicit, SecretStr) else explicit or ""
     if plain.strip():
         return SecretStr(plain.strip()), "api_key"
@@ -178,6 +182,8 @@ def _find_key(
             continue
         key = settings.key(variable)
         if key is not None:
+            if variable == "LLM_API_KEY" and place.named_by == "BASE_URL":
+                _refuse_split_pair(settings)
             return key, variable
     if place.named_by and is_local(place.origin.host):
         return SecretStr(NO_KEY), "nowhere"
@@ -193,6 +199,12 @@ def _general_key_is_meant_for(place: _Place, settings: Settings) -> bool:
         return Origin.of(paired) == place.origin
     except httpx2.InvalidURL:
         return False
+
+
+def _refuse_split_pair(settings: Settings) -> None:
+    split = settings.split_pair()
+    if split:
+        raise InvalidInput(f"{split}, or pass base_url or api_key")
 
 
 def _refuse_stray_key(key: SecretStr, source: str, place: _Place, directory: Directory) -> None:
@@ -215,14 +227,3 @@ def _choose_dialect(given: str | None, family: Family | None) -> Dialect:
         if given == known:
             return known
     raise UnknownName("dialect", given, DIALECTS)
-
-
-def is_local(host: str) -> bool:
-    """True for this machine's own addresses."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified

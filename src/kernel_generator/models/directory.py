@@ -9,31 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-import httpx2
+from kernel_generator.models.address import Origin
 
 Dialect = Literal["chat", "responses"]
 """Chat Completions, or OpenAI's Responses API."""
 
 DIALECTS: tuple[Dialect, ...] = ("chat", "responses")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Scheme, host and port of a URL: what a key is meant for."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        """The origin as the HTTP client will see it, so that no two parsers can disagree.
-
-        Raises `httpx2.InvalidURL`.
-        """
-        parsed = httpx2.URL(url)
-        port = parsed.port or {"https": 443, "http": 80}.get(parsed.scheme, 0)
-        return cls(parsed.scheme, parsed.host.rstrip(".").lower(), port)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 Retries are never stacked: the SDK repeats what fails before a stream has begun (statuses,
 connections), this module what fails after (a stream that stalls, breaks or ends early).
+
+What is raised here has no cause: a provider's own words may echo the key, and a traceback prints
+the words of every cause. The message quotes them with the key blotted out.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from weakref import WeakKeyDictionary
 import openai
 
 from kernel_generator.domain.conversation import Finish, Reply
-from kernel_generator.domain.errors import InvalidInput, ProviderRefused, ProviderUnavailable
+from kernel_generator.domain.errors import ProviderUnavailable
 from kernel_generator.models.answer import Answer, BrokenAnswer, Declined, NotAnApi
 from kernel_generator.models.chat import ChatDialect
-from kernel_generator.models.faults import FinalError, blot, failure, not_an_api
-from kernel_generator.models.price import Price, cost_usd
+from kernel_generator.models.faults import FinalError, failure, not_an_api, quotable, rejected
+from kernel_generator.models.price import cost_usd
 from kernel_generator.models.protocol import Patience
 from kernel_generator.models.responses import ResponsesDialect
 from kernel_generator.models.transport import open_client
@@ -40,12 +43,10 @@ class EndpointModel:
         *,
         patience: Patience | None = None,
         stream: bool = True,
-        price: Price | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._patience = patience or Patience()
         self._stream = stream
-        self._price = price
         self._dialect = _speak(endpoint, stream, self._patience.answer_s)
         # Connections belong to the loop they were opened in; a synchronous caller starts many.
         self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI]()
@@ -55,23 +56,8 @@ class EndpointModel:
         """The model as the user named it."""
         return self._endpoint.model
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it is asked."""
-        return self._endpoint
-
     async def ask(self, request: Request) -> Reply:
-        """The model's answer.
-
-        Raises `InvalidInput` for a setting the endpoint is known not to take, `ProviderRefused`
-        and `ProviderUnavailable`.
-        """
-        effort = request.sampling.reasoning_effort
-        if effort is not None and not self._endpoint.takes_effort:
-            raise InvalidInput(
-                f"model '{self.name}' takes no reasoning_effort (got '{effort}'): leave it out, "
-                "or choose a model that reasons"
-            )
+        """The model's answer. Raises `ProviderRefused` and `ProviderUnavailable`."""
         started = time.perf_counter()
         answer = await self._persist(request)
         return Reply(
@@ -101,8 +87,8 @@ class EndpointModel:
                     host = self._endpoint.origin.host
                     raise ProviderUnavailable(
                         f"{host} gave no whole answer in {retries + 1} tries, lastly: "
-                        f"{blot(str(error), self._endpoint)}. Try again later"
-                    ) from error
+                        f"{quotable(str(error), self._endpoint)}. Try again later"
+                    ) from None
             await asyncio.sleep(min(pause, _LONGEST_BACKOFF_S))
             pause *= 2
         raise AssertionError("the last try returns or raises")
@@ -113,16 +99,14 @@ class EndpointModel:
             try:
                 return await self._dialect.answer(self._client(), request)
             except openai.APIError as error:
-                raise failure(error, self._endpoint, self._patience.max_retries) from error
+                raise failure(error, self._endpoint, self._patience.max_retries) from None
         except Declined as error:
-            detail = blot(str(error), self._endpoint)
-            return Answer(text="", finish=Finish.REFUSED, detail=detail)
+            said = quotable(str(error), self._endpoint)
+            return Answer(text="", finish=Finish.REFUSED, detail=said)
         except NotAnApi as error:
-            raise not_an_api(str(error), self._endpoint) from error
+            raise not_an_api(str(error), self._endpoint) from None
         except FinalError as error:
-            said = blot(str(error), self._endpoint)
-            host = self._endpoint.origin.host
-            raise ProviderRefused(f"{host} rejected the request: {said}") from error
+            raise rejected(str(error), self._endpoint) from None
 
     def _client(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()
@@ -132,13 +116,12 @@ class EndpointModel:
 
     def _cost(self, answer: Answer) -> float | None:
         """By the name the provider gives, else by the one it was asked for."""
-        url, price = self._endpoint.base_url, self._price
-        cost = cost_usd(answer.usage, answer.model or self.name, url, price)
-        return cost_usd(answer.usage, self.name, url, price) if cost is None else cost
+        url = self._endpoint.base_url
+        cost = cost_usd(answer.usage, answer.model or self.name, url)
+        return cost_usd(answer.usage, self.name, url) if cost is None else cost
 
 
 def _speak(endpoint: Endpoint, stream: bool, answer_s: float) -> Dialect:
     if endpoint.dialect == "responses":
         return ResponsesDialect(endpoint.model, stream=stream, answer_s=answer_s)
-    at_openai = endpoint.provider == "openai"
-    return ChatDialect(endpoint.model, at_openai=at_openai, stream=stream, answer_s=answer_s)
+    return ChatDialect(endpoint.model, stream=stream, answer_s=answer_s)

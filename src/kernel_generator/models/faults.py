@@ -1,6 +1,7 @@
 """Tells provider failures apart: no, not now, and the provider's rules. Messages say what to do.
 
-A key that a provider echoes is blotted out of every message.
+A key that a provider echoes is blotted out of every message, and before the message is clipped:
+half a key is still a secret.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import openai
 
 from kernel_generator.domain.errors import ProviderError, ProviderRefused, ProviderUnavailable
+from kernel_generator.models.address import shown
 from kernel_generator.models.answer import BrokenAnswer, Declined
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def raise_for_body(body: Mapping[str, object] | None) -> None:
         return
     fields = cast("dict[str, object]", error) if isinstance(error, dict) else {}
     code, kind = fields.get("code"), fields.get("type")
-    raise_for_code(str(code) if code else None, str(kind) if kind else None, quote(error))
+    raise_for_code(str(code) if code else None, str(kind) if kind else None, _words(error))
 
 
 def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> ProviderError:
@@ -65,7 +67,7 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
     Raises `Declined` where the provider's rules refused the question, and `BrokenAnswer` for an
     error told mid-stream that may pass.
     """
-    said = blot(quote(error.body) or error.message, endpoint)
+    said = quotable(_words(error.body) or error.message, endpoint)
     host = endpoint.origin.host
     if isinstance(error, openai.APIStatusError):
         if error.status_code == 400 and error.code in _POLICY_CODES:
@@ -81,10 +83,10 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
     if isinstance(error, openai.APITimeoutError):
         return ProviderUnavailable(
             f"{host} did not answer in time, {retries} retries included. Try again later, or "
-            "raise the idle timeout"
+            "open the model with a longer idle_timeout_s"
         )
     if isinstance(error, openai.APIConnectionError):
-        cause = blot(str(error.__cause__ or error), endpoint)
+        cause = quotable(str(error.__cause__ or error), endpoint)
         return ProviderUnavailable(
             f"{endpoint.base_url} could not be reached, {retries} retries included ({cause}). "
             "Check the network and the base URL"
@@ -92,8 +94,15 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
     try:
         raise_for_code(error.code, error.type, said)
     except FinalError:
-        return ProviderRefused(f"{host} rejected the request: {said}")
+        return rejected(said, endpoint)
     raise AssertionError("raise_for_code always raises")
+
+
+def rejected(said: str, endpoint: Endpoint) -> ProviderRefused:
+    """For a `FinalError` told in these words."""
+    return ProviderRefused(
+        f"{endpoint.origin.host} rejected the request: {quotable(said, endpoint)}"
+    )
 
 
 def not_an_api(found: str, endpoint: Endpoint) -> ProviderRefused:
@@ -122,29 +131,29 @@ def _advice(error: openai.APIStatusError, endpoint: Endpoint, said: str) -> str:
                 f"URL {endpoint.base_url}"
             )
         case _ if 300 <= status < 400:
-            where = error.response.headers.get("location", "elsewhere")
+            target = error.response.next_request
+            where = quotable(shown(str(target.url)), endpoint) if target else "elsewhere"
             what = f"redirects to {where} ({status}); give that address as the base URL"
         case _:
             what = f"rejected the request ({status}); change the setting or model it names"
     return f"{host} {what}. It said: {said}"
 
 
-def quote(body: object) -> str:
-    """A provider's own words out of an error body of any shape, clipped."""
+def quotable(text: str, endpoint: Endpoint) -> str:
+    """The text without the key, clipped."""
+    key = endpoint.api_key.get_secret_value()
+    text = text.replace(key, "[key]") if len(key) > 4 else text
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
+
+
+def _words(body: object) -> str:
+    """A provider's own words out of an error body of any shape."""
     if isinstance(body, list) and body:
-        return quote(cast("list[object]", body)[0])
+        return _words(cast("list[object]", body)[0])
     if isinstance(body, dict):
         fields = cast("dict[str, object]", body)
         for name in ("message", "error", "detail"):
             if fields.get(name):
-                return quote(fields[name])
+                return _words(fields[name])
     text = str(body or "").strip()
-    if text.startswith("<"):
-        return "(a web page)"
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
-
-
-def blot(text: str, endpoint: Endpoint) -> str:
-    """The text without the key."""
-    key = endpoint.api_key.get_secret_value()
-    return text.replace(key, "[key]") if len(key) > 4 else text
+    return "(a web page)" if text.startswith("<") else text

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.errors import InvalidInput, UnknownName
+from kernel_generator.models.builtin import BUILTIN_COMPILER, BuiltinCompiler
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.directory import DIRECTORY
 from kernel_generator.models.endpoint_model import EndpointModel
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from kernel_generator.models.directory import Directory
-    from kernel_generator.models.price import Price
     from kernel_generator.models.protocol import LanguageModel
-
-BUILTIN_MODELS: tuple[str, ...] = ("builtin:compiler",)
-"""Models that need no key and no network."""
 
 THINKING_IDLE_S = 900.0
 """Reasoning models have been seen silent for more than eight minutes before their first word."""
@@ -33,23 +30,24 @@ def open_model(
     api_key: str | SecretStr | None = None,
     base_url: str | None = None,
     dialect: str | None = None,
+    reasoning_effort: str | None = None,
     stream: bool = True,
     idle_timeout_s: float | None = None,
     max_retries: int = Patience.max_retries,
-    price: Price | None = None,
     environment: Mapping[str, str] | None = None,
     directory: Directory = DIRECTORY,
 ) -> LanguageModel:
     """The model of that name, ready to be asked; nothing is sent yet.
 
-    `idle_timeout_s` None: 120 s without a byte, 900 s for models that reason in silence.
+    `reasoning_effort`: what requests will ask for; only checked here, for a model that is known to
+    take none. `idle_timeout_s` None: 120 s without a byte, 900 s for models that reason in silence.
     `environment` None: the process's own, and `.env` in the working directory.
 
-    Raises `UnknownName`, `MissingKey`, and `InvalidInput` where host, model and key contradict
-    each other.
+    Raises `UnknownName`, `MissingKey`, and `InvalidInput` where host, model, key and settings
+    contradict each other.
     """
     if name.startswith("builtin:"):
-        return _open_builtin(name)
+        return _open_builtin(name, reasoning_effort)
     if max_retries < 0:
         raise InvalidInput(f"max_retries is {max_retries}: give 0 or more")
     if idle_timeout_s is not None and not idle_timeout_s > 0:
@@ -62,19 +60,26 @@ def open_model(
         environment=environment,
         directory=directory,
     )
+    if reasoning_effort is not None and not endpoint.takes_effort:
+        raise _takes_no_effort(name, reasoning_effort)
     patience = Patience(max_retries=max_retries)
     if idle_timeout_s is not None:
         patience = replace(patience, idle_s=idle_timeout_s)
     elif endpoint.thinks_silently:
         patience = replace(patience, idle_s=THINKING_IDLE_S)
-    return EndpointModel(endpoint, patience=patience, stream=stream, price=price)
+    return EndpointModel(endpoint, patience=patience, stream=stream)
 
 
-def _open_builtin(name: str) -> LanguageModel:
-    if name not in BUILTIN_MODELS:
-        raise UnknownName("builtin model", name, BUILTIN_MODELS)
-    from kernel_generator.models.builtin import (  # noqa: PLC0415 - endpoint models need no compiler
-        BuiltinCompiler,
-    )
-
+def _open_builtin(name: str, reasoning_effort: str | None) -> LanguageModel:
+    if name != BUILTIN_COMPILER:
+        raise UnknownName("builtin model", name, (BUILTIN_COMPILER,))
+    if reasoning_effort is not None:
+        raise _takes_no_effort(name, reasoning_effort)
     return BuiltinCompiler()
+
+
+def _takes_no_effort(name: str, effort: str) -> InvalidInput:
+    return InvalidInput(
+        f"model '{name}' takes no reasoning_effort (got '{effort}'): leave it out, or name a "
+        "model that takes one, 'gpt-5' for example"
+    )

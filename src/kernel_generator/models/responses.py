@@ -48,17 +48,12 @@ class ResponsesDialect:
 
     async def answer(self, client: AsyncOpenAI, request: Request) -> Answer:
         """Asks once."""
-        sampling = request.sampling
-        temperature = omit if sampling.temperature is None else sampling.temperature
-        limit = omit if sampling.max_output_tokens is None else sampling.max_output_tokens
         if self._stream:
             stream = await client.responses.create(
                 model=self._model,
                 instructions=_instructions(request),
                 input=_input(request),
                 stream=True,
-                temperature=temperature,
-                max_output_tokens=limit,
                 reasoning=_reasoning(request),
             )
             return await self._read(stream)
@@ -68,8 +63,6 @@ class ResponsesDialect:
                 instructions=_instructions(request),
                 input=_input(request),
                 stream=False,
-                temperature=temperature,
-                max_output_tokens=limit,
                 reasoning=_reasoning(request),
             )
         with reading():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx2
 from openai import AsyncOpenAI
 
-from kernel_generator.models.credentials import is_local
+from kernel_generator.models.address import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -115,11 +115,20 @@ def target_lines(target: Target, toolchain: Toolchain) -> tuple[str, ...]:
     """The target's card, a line per fact."""
     if not target.is_gpu:
         extensions = ", ".join(toolchain.vector_extensions) or "not known"
-        return (
+        lines = [
             f"CPU: {toolchain.cpu or 'model not known'}, {toolchain.cores} "
             f"core{'s' if toolchain.cores != 1 else ''}",
             f"Vector extensions: {extensions}",
-            "Tensors are in host memory; memory bandwidth and peak rates are not known",
+        ]
+        if not target.source:
+            return (*lines, "Memory bandwidth and peak rates are not known")
+        rates = ", ".join(f"{form} {rate:.2g}" for form, rate in target.peak_tflops.items())
+        return (
+            *lines,
+            f"{target.memory_gib} GB of memory, copied at {target.bandwidth_gb_s:.0f} GB/s (reads "
+            f"and writes together); last-level cache {target.l2_mib:g} MB",
+            f"Matrix products reach, in TFLOP/s: {rates}",
+            f"Figures: {target.source}",
         )
     rates = ", ".join(f"{form} {rate:g}" for form, rate in target.peak_tflops.items())
     return (

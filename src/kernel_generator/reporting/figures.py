@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Usage
-    from kernel_generator.domain.evaluation import Evaluation, Interval
+    from kernel_generator.domain.evaluation import (
+        Evaluation,
+        Interval,
+        Timing,
+        WorkloadEvaluation,
+    )
 
 
 def times(interval: Interval | None) -> str:
@@ -45,10 +50,35 @@ def comparison(evaluation: Evaluation) -> str:
     if evaluation.speedup is None:
         return "not measured"
     others = {name: i for name, i in evaluation.baselines.items() if name != "reference"}
-    return ", ".join(
+    told = ", ".join(
         f"{times(interval)} {name}{_verdict(interval)}"
         for name, interval in {"the reference": evaluation.speedup, **others}.items()
     )
+    bound = sum(is_host_bound(w) for w in evaluation.workloads)
+    if bound:
+        told += f"; host-bound on {bound} of {evaluation.judged} workloads"
+    return told
+
+
+def device_time(timing: Timing | None) -> str:
+    """'12.3 us', marked where it includes waiting for the host, or '-' where not measured."""
+    if timing is None or timing.device_us is None:
+        return "-"
+    return microseconds(timing.device_us.value) + (" (host-bound)" if timing.host_bound else "")
+
+
+def is_host_bound(workload: WorkloadEvaluation) -> bool:
+    """True where a figure of the workload, the candidate's or a baseline's, is launches more than
+    kernel: the device's queue could not be kept full."""
+    timings = [workload.timing, *workload.baselines.values()]
+    return any(timing is not None and timing.host_bound for timing in timings)
+
+
+def timers(evaluation: Evaluation) -> str:
+    """The clocks that the times were taken with; '' where nothing was measured."""
+    timings = [t for w in evaluation.workloads for t in (w.timing, *w.baselines.values())]
+    names = dict.fromkeys(t.timer for t in timings if t is not None and t.timer)
+    return "timed by " + "; ".join(names) if names else ""
 
 
 def _verdict(interval: Interval) -> str:

@@ -53,6 +53,17 @@ def campaign_table(rows: list[Row]) -> Table:
     return table
 
 
+def campaign_notes(rows: list[Row]) -> list[str]:
+    """What has to be known of a result that the table has no room for, a sentence each."""
+    return [
+        f"{row.definition}: {row.evaluation.message.strip()}"
+        for row in rows
+        if row.evaluation is not None
+        and row.evaluation.outcome.is_result
+        and row.evaluation.message.strip()
+    ]
+
+
 def evaluation_table(evaluation: Evaluation) -> Table:
     """One line a workload."""
     table = Table(show_lines=False)
@@ -60,15 +71,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_column(name, overflow="fold")
     for record in evaluation.workloads:
         timing = record.timing
-        reference = record.baselines.get("reference")
         table.add_row(
             escape(", ".join(f"{k}={v}" for k, v in record.axes.items())[:_SHOWN_AXES]),
             record.outcome.value,
-            figures.microseconds(timing.device_us.value) if timing and timing.device_us else "-",
+            figures.device_time(timing),
             figures.microseconds(timing.call_us.value) if timing and timing.call_us else "-",
-            figures.microseconds(reference.device_us.value)
-            if reference and reference.device_us
-            else "-",
+            figures.device_time(record.baselines.get("reference")),
             figures.times(record.speedups.get("reference")),
             figures.microseconds(record.floor_us) if record.floor_us is not None else "-",
         )

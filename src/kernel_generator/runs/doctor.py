@@ -13,19 +13,36 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flashinfer_bench.data import Definition, RandomInput, Workload
+from flashinfer_bench.data import (
+    BuildSpec,
+    Definition,
+    RandomInput,
+    Solution,
+    SourceFile,
+    SupportedBindings,
+    SupportedLanguages,
+    Workload,
+)
 
-from kernel_generator.domain.errors import KernelGeneratorError
+from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError
 from kernel_generator.domain.target import TARGETS, target_of_device
 from kernel_generator.domain.task import Task
 from kernel_generator.evaluation.judge import Limits, Profile
-from kernel_generator.evaluation.local import LocalJudge, reference_solution
-from kernel_generator.evaluation.toolchain import cutlass_includes, find_cuda, find_toolchain
-from kernel_generator.models.settings import Settings, read_settings
+from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.toolchain import (
+    check_target,
+    cutlass_includes,
+    find_cuda,
+    find_toolchain,
+)
+from kernel_generator.models.address import shown
+from kernel_generator.models.credentials import parse_base_url
+from kernel_generator.models.settings import KEY_VARIABLES, read_settings
 from kernel_generator.sandbox.worker import LACKED, LEVEL
 
 if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
+    from kernel_generator.models.settings import Settings
 
 
 class Status(StrEnum):
@@ -119,7 +136,9 @@ def _compilers() -> list[Check]:
             "apply",
             Status.LIMITED,
             "flashinfer_bench.apply builds CUDA and C++ solutions anew, with its own flags",
-            "give the serving process the build_environment that each saved solution states",
+            "give the serving process the build_environment that each saved solution states; its "
+            "`<flashinfer>` stands for the folder that this prints: "
+            "python -c 'import flashinfer; print(flashinfer.__path__[0])'",
         ),
     ]
 
@@ -147,12 +166,13 @@ def _gpu() -> Check:
 
 def _sandbox() -> list[Check]:
     toolchain = find_toolchain()
-    devices = [TARGETS["CPU"]]
-    known = target_of_device(toolchain.gpu) if toolchain.gpu else None
-    if known is not None:
-        devices.append(known)
+    # Without a GPU, what can be done for one is shown by the card that most people write for.
+    gpu = target_of_device(toolchain.gpu) if toolchain.gpu else TARGETS["H100"]
+    probes = [(TARGETS["CPU"], "python"), (TARGETS["CPU"], "cpp")]
+    if gpu is not None:
+        probes += [(gpu, "python"), (gpu, "triton"), (gpu, "cuda")]
     return [
-        *(_probe(target) for target in devices),
+        *(_probe(target, language) for target, language in probes),
         Check(
             "isolation",
             Status.LIMITED,
@@ -163,9 +183,58 @@ def _sandbox() -> list[Check]:
     ]
 
 
-def _probe(target: Target) -> Check:
-    """Judge a real kernel that cannot be wrong: the reference against itself."""
-    name = f"judge on {'the GPU' if target.is_gpu else 'the CPU'}"
+_PROBES = {
+    "python": "def run(x):\n    return x * 2 + 1\n",
+    "triton": """
+import torch, triton
+import triton.language as tl
+
+@triton.jit
+def _kernel(x, y, n, block: tl.constexpr):
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    tl.store(y + at, tl.load(x + at, mask=at < n) * 2 + 1, mask=at < n)
+
+def run(x):
+    y = torch.empty_like(x)
+    _kernel[(triton.cdiv(x.numel(), 256),)](x, y, x.numel(), block=256)
+    return y
+""",
+    "cpp": """
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/function.h>
+
+void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y) {
+  auto* in = static_cast<const float*>(x.data_ptr());
+  auto* out = static_cast<float*>(y.data_ptr());
+  for (int64_t i = 0; i < x.size(0); ++i) out[i] = in[i] * 2 + 1;
+}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+""",
+    "cuda": """
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/function.h>
+
+__global__ void twice(const float* in, float* out, int64_t n) {
+  int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
+  if (i < n) out[i] = in[i] * 2 + 1;
+}
+void run(tvm::ffi::TensorView x, tvm::ffi::TensorView y) {
+  auto stream = static_cast<cudaStream_t>(
+      TVMFFIEnvGetStream(x.device().device_type, x.device().device_id));
+  int64_t n = x.size(0);
+  twice<<<(n + 255) / 256, 256, 0, stream>>>(static_cast<const float*>(x.data_ptr()),
+                                             static_cast<float*>(y.data_ptr()), n);
+}
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+""",
+}
+"""A kernel in each language that cannot be wrong: twice the input, plus one."""
+
+
+def _probe(target: Target, language: str) -> Check:
+    """Judge a real kernel of the language."""
+    name = f"{language} on {target.name}"
     definition = Definition.model_validate(
         {
             "name": "probe",
@@ -173,44 +242,60 @@ def _probe(target: Target) -> Check:
             "axes": {"n": {"type": "var"}},
             "inputs": {"x": {"shape": ["n"], "dtype": "float32"}},
             "outputs": {"y": {"shape": ["n"], "dtype": "float32"}},
-            "reference": "def run(x):\n    return x * 2 + 1\n",
+            "reference": _PROBES["python"],
         }
     )
     workload = Workload(axes={"n": 4096}, inputs={"x": RandomInput()}, uuid="probe")
-    root = Path(tempfile.gettempdir())
-    task = Task(definition, (workload,), (), target, "python", root)
+    task = Task(definition, (workload,), (), target, language, Path(tempfile.gettempdir()))
     try:
-        session = LocalJudge(Limits(build_s=120, first_call_s=60)).open(task)
+        notices = check_target(target, language, find_toolchain())
+        session = LocalJudge(Limits(build_s=180, first_call_s=60)).open(task)
     except KernelGeneratorError as error:
         return Check(name, Status.MISSING, str(error))
     try:
-        verdict = session.evaluate(reference_solution(task), Profile(trials=1))
+        session.prepare()
+        verdict = session.evaluate(_probe_solution(language, target), Profile(trials=1))
+    except KernelGeneratorError as error:
+        return Check(name, Status.MISSING, str(error))
     finally:
         session.close()
     if verdict.outcome.is_result:
-        return Check(name, Status.WORKS, f"a real kernel was judged in {verdict.seconds:.1f} s")
-    return Check(name, Status.MISSING, f"{verdict.outcome.value}: {verdict.message[-300:]}")
+        detail = f"a real kernel was judged in {verdict.seconds:.1f} s"
+    else:
+        detail = f"{verdict.outcome.value}: {verdict.message[-300:].strip()}"
+    if verdict.outcome.is_candidates_fault:
+        return Check(name, Status.MISSING, detail)
+    return Check(name, Status.LIMITED if notices else Status.WORKS, detail, "; ".join(notices))
+
+
+def _probe_solution(language: str, target: Target) -> Solution:
+    path = {"cpp": "main.cpp", "cuda": "main.cu"}.get(language, "main.py")
+    compiled = language in ("cpp", "cuda")
+    return Solution(
+        name=f"probe-{language}",
+        definition="probe",
+        author="kernel-generator",
+        spec=BuildSpec(
+            language=SupportedLanguages(language),
+            target_hardware=[target.name],
+            entry_point=f"{path}::run",
+            destination_passing_style=compiled,
+            binding=SupportedBindings.TVM_FFI if compiled else None,
+        ),
+        sources=[SourceFile(path=path, content=_PROBES[language])],
+    )
 
 
 def _keys() -> list[Check]:
     settings = read_settings()
-    found: list[Check] = []
-    for field in Settings.model_fields:
-        if field == "base_url":
-            continue
-        variable = field.upper()
-        present = settings.key(variable) is not None
-        found.append(
-            Check(
-                variable,
-                Status.WORKS if present else Status.MISSING,
-                "present" if present else "not set",
-            )
-        )
-    base = settings.base_url
-    found.append(
-        Check("BASE_URL", Status.WORKS if base else Status.MISSING, base if base else "not set")
-    )
+    keys = settings.keys_set()
+    found = [
+        Check(variable, Status.WORKS, "present")
+        if variable in keys
+        else Check(variable, Status.MISSING, "not set")
+        for variable in KEY_VARIABLES
+    ]
+    found.append(_base_url(settings))
     if all(c.status is Status.MISSING for c in found):
         found.append(
             Check(
@@ -221,3 +306,15 @@ def _keys() -> list[Check]:
             )
         )
     return found
+
+
+def _base_url(settings: Settings) -> Check:
+    url = (settings.base_url or "").strip()
+    if not url:
+        return Check("BASE_URL", Status.MISSING, "not set")
+    try:
+        parse_base_url(url, "BASE_URL")
+    except InvalidInput as error:
+        return Check("BASE_URL", Status.LIMITED, shown(url), str(error))
+    advice = settings.split_pair()
+    return Check("BASE_URL", Status.LIMITED if advice else Status.WORKS, shown(url), advice)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.attempt import Attempt, Candidate
-from kernel_generator.domain.conversation import Finish, Request, Sampling
-from kernel_generator.domain.errors import KernelGeneratorError
+from kernel_generator.domain.conversation import Finish, Request
+from kernel_generator.domain.errors import KernelGeneratorError, ProviderError
 from kernel_generator.domain.events import (
     Asked,
     Attempted,
@@ -29,11 +29,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation.judge import Profile
 from kernel_generator.evaluation.timing import TimingPlan
-from kernel_generator.evaluation.toolchain import (
-    check_target,
-    find_toolchain,
-    portable_build_environment,
-)
+from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
 from kernel_generator.runs.saving import slug
@@ -47,11 +43,11 @@ if TYPE_CHECKING:
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Judge, Session
-    from kernel_generator.models.protocol import LanguageModel
+    from kernel_generator.runs.author import Author
     from kernel_generator.search.strategy import Strategy
 
-_UNDECIDABLE = (Outcome.BUILT_NOT_RUN,)
-"""No further version could fare better on this machine."""
+MAX_NOT_RUN = 2
+"""So many versions in a row that cannot be tried here end a run: it says nothing of any of them."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,6 @@ class Goal:
     def improves(self) -> bool:
         """True where passing alone does not end the run."""
         return self.keep_improving or self.target_speedup is not None
-
-
-@dataclass(frozen=True)
-class Author:
-    """Who is asked, and how."""
-
-    model: LanguageModel
-    sampling: Sampling = field(default_factory=Sampling)
 
 
 class Run:
@@ -111,12 +99,9 @@ class Run:
         """Run to the goal or the last round; the best attempt, or None where nothing passed.
 
         Raises `InvalidInput` before anything is asked where the task cannot be worked on here, and
-        `ProviderError` where the provider gave up before anything passed; afterwards that ends the
-        run, and its reason says so.
+        `ProviderError` (with the attempts made until then) where the provider gave up before
+        anything passed; afterwards that ends the run, and its reason says so.
         """
-        toolchain = find_toolchain()
-        for notice in check_target(self.task.target, self.task.language, toolchain):
-            self._tell(Notice(notice))
         self._tell(
             RunStarted(
                 run_id=self.run_id,
@@ -129,8 +114,10 @@ class Run:
                 held_out=len(self.task.held_out),
             )
         )
-        session = await asyncio.to_thread(self._judge.open, self.task)
+        session = self._judge.open(self.task)
         try:
+            # The thread goes on when this is cancelled, until the session is closed below.
+            await asyncio.to_thread(session.prepare)
             for unusable in session.opened.unusable:
                 self._tell(Notice(f"workload {unusable.workload.uuid}: {unusable.reason}"))
             unusable_ids = {u.workload.uuid for u in session.opened.unusable}
@@ -139,7 +126,7 @@ class Run:
                 workloads=tuple(w for w in self.task.searched if w.uuid not in unusable_ids),
                 target=self.task.target,
                 language=self.task.language,
-                toolchain=toolchain,
+                toolchain=find_toolchain(),
                 floors=session.opened.floors,
                 held_out=len(self.task.held_out),
             )
@@ -157,6 +144,8 @@ class Run:
             except KernelGeneratorError as error:
                 # The provider's trouble, say, does not take back what passed before it.
                 if self.best is None:
+                    if isinstance(error, ProviderError):
+                        error.attempts = tuple(self.attempts)
                     raise
                 return f"stopped with what had passed: {error}"
             if attempt is None:
@@ -170,8 +159,11 @@ class Run:
 
     def _reached(self, attempt: Attempt) -> str:
         """Why the run ends after this attempt; empty where it goes on."""
-        if attempt.outcome in _UNDECIDABLE:
+        if attempt.outcome is Outcome.BUILT_NOT_RUN:
             return "nothing more can be found out on this machine"
+        last = [a.outcome for a in self.attempts[-MAX_NOT_RUN:]]
+        if last == [Outcome.NOT_RUN] * MAX_NOT_RUN:
+            return f"{MAX_NOT_RUN} versions in a row could not be tried here: {attempt.message}"
         if not attempt.outcome.is_result or attempt.evaluation is None:
             return ""
         if not attempt.evaluation.complete:
@@ -252,6 +244,7 @@ def describe(
         origin["build_environment"] = environment
     if evaluation is not None:
         origin["outcome"] = evaluation.outcome.value
+        origin["workloads"] = f"{evaluation.judged} of {len(task.workloads)}"
         if evaluation.speedup is not None and evaluation.device is not None:
             origin["speedup"] = round(evaluation.speedup.value, 4)
             origin["measured_on"] = evaluation.device.name

@@ -29,12 +29,12 @@ from flashinfer_bench.data import Evaluation as ExportedEvaluation
 
 from kernel_generator.domain.errors import SaveFailed, TraceSetError
 from kernel_generator.domain.outcome import Outcome
+from kernel_generator.runs.tracesets import definition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flashinfer_bench import TraceSet
-    from flashinfer_bench.data import Workload
+    from flashinfer_bench import Definition, TraceSet
 
     from kernel_generator.domain.evaluation import Evaluation, WorkloadEvaluation
 
@@ -78,11 +78,10 @@ def save_solution(
     try:
         with _lock(root):
             written = _with_free_name(solution, root)
-            path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
             traces = _traces(written, traceset, evaluation)
-            file = root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
+            path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
             try:
-                _append(file, traces)
+                _append(_trace_file(root, definition), traces)
             except OSError:
                 # All or nothing: whoever saves it again must not find half of it here.
                 path.unlink()
@@ -94,6 +93,41 @@ def save_solution(
     traceset._solution_by_name[written.name] = written  # pyright: ignore[reportPrivateUsage]
     traceset.traces.setdefault(definition.name, []).extend(traces)
     return path, written
+
+
+def check_known(solution: Solution, traceset: TraceSet) -> None:
+    """Raises `TraceSetError` where the set has no solution of that name, sources and build."""
+    for known in traceset.solutions.get(solution.definition, []):
+        if known.name == solution.name:
+            if known.sources == solution.sources and known.spec == solution.spec:
+                return
+            raise TraceSetError(
+                f"the trace set's solution '{solution.name}' is another one: traces are kept only "
+                "for solutions as the set holds them"
+            )
+    raise TraceSetError(
+        f"the trace set has no solution '{solution.name}', so its traces would be nobody's: save "
+        "the solution there first"
+    )
+
+
+def save_traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation) -> int:
+    """Append the measured workloads of a solution that the trace set has; how many there were.
+
+    Raises `SaveFailed`, and `InvalidInput` where the trace set has no such solution.
+    """
+    root = check_writable(traceset)
+    check_known(solution, traceset)
+    definition = definition_of(traceset, solution.definition)
+    traces = _traces(solution, traceset, evaluation)
+    file = _trace_file(root, definition)
+    try:
+        with _lock(root):
+            _append(file, traces)
+    except OSError as error:
+        raise SaveFailed(f"the traces could not be written to {file}: {error}") from error
+    traceset.traces.setdefault(definition.name, []).extend(traces)
+    return len(traces)
 
 
 def rescue_solution(solution: Solution) -> Path:
@@ -166,6 +200,10 @@ def _link(temporary: str, path: Path) -> None:
         Path(temporary).replace(path)
 
 
+def _trace_file(root: Path, definition: Definition) -> Path:
+    return root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
+
+
 def _append(path: Path, traces: Sequence[Trace]) -> None:
     if not traces:
         return
@@ -193,30 +231,31 @@ def _append(path: Path, traces: Sequence[Trace]) -> None:
 def _traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation | None) -> list[Trace]:
     if evaluation is None or evaluation.outcome is not Outcome.PASSED:
         return []
-    workloads = {t.workload.uuid: t.workload for t in traceset.workloads[solution.definition]}
+    known = traceset.workloads.get(solution.definition, [])
+    workloads = {t.workload.uuid: t.workload for t in known}
     traces: list[Trace] = []
     for record in evaluation.workloads:
         workload = workloads.get(record.uuid)
         exported = _exported(record, evaluation)
         if workload is not None and exported is not None:
-            traces.append(_trace(solution, workload, exported))
+            traces.append(
+                Trace(
+                    definition=solution.definition,
+                    workload=workload,
+                    solution=solution.name,
+                    evaluation=exported,
+                )
+            )
     return traces
-
-
-def _trace(solution: Solution, workload: Workload, exported: ExportedEvaluation) -> Trace:
-    return Trace(
-        definition=solution.definition,
-        workload=workload,
-        solution=solution.name,
-        evaluation=exported,
-    )
 
 
 def _exported(record: WorkloadEvaluation, evaluation: Evaluation) -> ExportedEvaluation | None:
     """One measured workload as FlashInfer-Bench records it; None where it was not measured."""
     reference = record.baselines.get("reference")
+    status = record.outcome.exported_status
     if (
-        record.timing is None
+        status is None
+        or record.timing is None
         or record.timing.device_us is None
         or reference is None
         or reference.device_us is None
@@ -224,7 +263,7 @@ def _exported(record: WorkloadEvaluation, evaluation: Evaluation) -> ExportedEva
     ):
         return None
     return ExportedEvaluation(
-        status=EvaluationStatus.PASSED,
+        status=EvaluationStatus(status),
         environment=Environment(
             hardware=evaluation.device.name, libs=dict(evaluation.device.libraries)
         ),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.sandbox.arena import Arena, Layout
 
-_L2_FLUSH_BYTES = 128 * 1024 * 1024
+L2_FLUSH_BYTES = 256 * 1024 * 1024
 """At least twice the L2 of any target in the table."""
 _SPIN_HZ = 2.0e9
 """Upper estimate of the SM clock; a longer spin than needed costs microseconds."""
@@ -84,11 +84,9 @@ class Child:
         self._host_seconds: dict[int, float] = {}
 
     def serve(self) -> None:
-        """Answer frames until QUIT or the judge is gone."""
+        """Answer frames until the judge is gone. Raises `wire.ChannelClosed`."""
         while True:
             frame = wire.receive(self._sock)
-            if frame.kind == Kind.QUIT:
-                return
             try:
                 kind, payload = self._answer(frame)
             except _Mismatch as error:
@@ -232,7 +230,7 @@ class Child:
         import torch  # noqa: PLC0415
 
         if self._flush is None:
-            self._flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.uint8, device=self._device)
+            self._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device=self._device)
         starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
         spin = min(_MAX_SPIN_S, 1.5 * self._host_seconds.get(slot, 0.0) * count + 2e-4)

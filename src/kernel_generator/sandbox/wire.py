@@ -33,7 +33,6 @@ class Kind(IntEnum):
     TRAIN = 4
     COUNT = 5
     RELEASE = 6
-    QUIT = 7
     READY = 100
     DONE = 101
     FAILED = 102

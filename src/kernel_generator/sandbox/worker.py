@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_generator.sandbox import wire
+from kernel_generator.sandbox.drain import Drain
+from kernel_generator.sandbox.environment import child_environment
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import IO
 
     from kernel_generator.sandbox.arena import Arena
 
@@ -43,20 +44,6 @@ LACKED = (
 )
 """What this level does not give."""
 
-_PASSED_ON = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LD_LIBRARY_PATH",
-    "CUDA_HOME",
-    "CUDA_PATH",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES",
-)
-"""The only variables a child inherits: no key and no proxy among them."""
-_KEPT_OUTPUT = 16_000
-"""Bytes of the child's stdout and stderr kept from the start, and as many from the end."""
 _GRACE_S = 1.0
 _POLL_S = 0.005
 _STRAY_ROUNDS = 5
@@ -145,7 +132,7 @@ class Worker:
             raise
         finally:
             theirs.close()
-        self._log = _Drain(self._process.stdout)
+        self._log = Drain(self._process.stdout)
         self._closed = threading.Event()
         self._ending = threading.Lock()
 
@@ -345,63 +332,3 @@ def _kill_strays(home: Path) -> None:
                     os.close(pidfd)
         if not found:
             return
-
-
-def child_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a child: an allow-list, private caches, and `extra`."""
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    scripts = str(Path(sys.executable).parent)
-    environment["PATH"] = scripts + os.pathsep + environment.get("PATH", os.defpath)
-    cache = home / "cache"
-    environment |= {
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "XDG_CACHE_HOME": str(cache),
-        "FIB_CACHE_PATH": str(cache / "flashinfer_bench"),
-        "TRITON_CACHE_DIR": str(cache / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        # An idle worker must not spin on the cores that another one is being timed on.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc moves these thresholds with what was freed before, so that of two processes with
-        # other histories one pays page faults for every large tensor and the other does not.
-        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    }
-    return environment | dict(extra)
-
-
-class _Drain:
-    """Reads a pipe to its end on a thread, keeping the first and the last bytes."""
-
-    def __init__(self, stream: IO[bytes] | None) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._dropped = 0
-        self._given_up = False
-        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
-        self._thread.start()
-
-    def _read(self, stream: IO[bytes] | None) -> None:
-        if stream is None:
-            return
-        # Closed by the thread that reads it: elsewhere, the number could be another file by then.
-        with stream, contextlib.suppress(OSError):
-            while not self._given_up and (data := os.read(stream.fileno(), 65536)):
-                room = _KEPT_OUTPUT - len(self._head)
-                self._head += data[:room] if room > 0 else b""
-                self._tail += data[room:] if room > 0 else data
-                if len(self._tail) > _KEPT_OUTPUT:
-                    self._dropped += len(self._tail) - _KEPT_OUTPUT
-                    del self._tail[:-_KEPT_OUTPUT]
-
-    @property
-    def text(self) -> str:
-        """What was kept."""
-        gap = f"\n[... {self._dropped} bytes left out ...]\n".encode() if self._dropped else b""
-        return bytes(self._head + gap + self._tail).decode("utf-8", "replace")
-
-    def join(self) -> None:
-        """Wait for the pipe's end, but not for a process that got away and keeps it open."""
-        self._thread.join(_GRACE_S)
-        self._given_up = True

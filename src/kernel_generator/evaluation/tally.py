@@ -1,0 +1,72 @@
+"""Adds up what was found on each workload to the verdict on a candidate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernel_generator.domain.evaluation import Evaluation
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation.timing import geometric_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kernel_generator.domain.evaluation import Interval, WorkloadEvaluation
+    from kernel_generator.evaluation.bench import Judged
+
+
+class Tally:
+    """Adds up the workloads of one evaluation."""
+
+    def __init__(self, baselines: tuple[str, ...]) -> None:
+        self._records: list[WorkloadEvaluation] = []
+        self._skipped: list[WorkloadEvaluation] = []
+        self._ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        self.failure: WorkloadEvaluation | None = None
+
+    def add(self, judged: Judged) -> None:
+        """Count one workload; its failure, if it is one, is the evaluation's."""
+        self._records.append(judged.record)
+        if judged.skipped:
+            self._skipped.append(judged.record)
+            return
+        for name, ratio in judged.ratios.items():
+            self._ratios[name].append(ratio)
+        if not judged.record.outcome.is_result:
+            self.failure = judged.record
+
+    def means(self) -> dict[str, Interval]:
+        """Geometric-mean speedups; a baseline that failed on one workload has none."""
+        judged = len(self._records) - len(self._skipped)
+        return {
+            name: geometric_mean(found)
+            for name, found in self._ratios.items()
+            if found and len(found) == judged
+        }
+
+    def evaluation(self) -> Evaluation:
+        """The verdict on what was added."""
+        records = tuple(self._records)
+        if self.failure is not None:
+            return Evaluation(
+                outcome=self.failure.outcome, message=self.failure.message, workloads=records
+            )
+        if len(self._skipped) == len(records):
+            message = records[0].message if records else "no workload can be run here"
+            return Evaluation(outcome=Outcome.NOT_RUN, message=message, workloads=records)
+        means = self.means()
+        timed = all(r.outcome is Outcome.PASSED for r in records if r not in self._skipped)
+        message = ""
+        if self._skipped:
+            message = (
+                f"{len(self._skipped)} of {len(records)} workloads cannot be run here: "
+                f"{self._skipped[0].message}"
+            )
+        return Evaluation(
+            outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
+            message=message,
+            workloads=records,
+            speedup=means.get("reference"),
+            baselines=means,
+        )

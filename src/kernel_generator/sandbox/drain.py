@@ -1,0 +1,54 @@
+"""What a child prints: read to its end on a thread, the first and the last bytes kept.
+
+It is shown to people and to the author, and never parsed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import IO
+
+_KEPT_OUTPUT = 16_000
+"""Bytes of the child's stdout and stderr kept from the start, and as many from the end."""
+_GRACE_S = 1.0
+
+
+class Drain:
+    """Reads a pipe to its end on a thread, keeping the first and the last bytes."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._dropped = 0
+        self._given_up = False
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: IO[bytes] | None) -> None:
+        if stream is None:
+            return
+        # Closed by the thread that reads it: elsewhere, the number could be another file by then.
+        with stream, contextlib.suppress(OSError):
+            while not self._given_up and (data := os.read(stream.fileno(), 65536)):
+                room = _KEPT_OUTPUT - len(self._head)
+                self._head += data[:room] if room > 0 else b""
+                self._tail += data[room:] if room > 0 else data
+                if len(self._tail) > _KEPT_OUTPUT:
+                    self._dropped += len(self._tail) - _KEPT_OUTPUT
+                    del self._tail[:-_KEPT_OUTPUT]
+
+    @property
+    def text(self) -> str:
+        """What was kept."""
+        gap = f"\n[... {self._dropped} bytes left out ...]\n".encode() if self._dropped else b""
+        return bytes(self._head + gap + self._tail).decode("utf-8", "replace")
+
+    def join(self) -> None:
+        """Wait for the pipe's end, but not for a process that got away and keeps it open."""
+        self._thread.join(_GRACE_S)
+        self._given_up = True
