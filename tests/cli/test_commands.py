@@ -66,6 +66,7 @@ def test_list_shows_a_line_a_definition(shell: Shell) -> None:
 # --- doctor ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doctor_tells_of_keys_whether_they_are_there_and_nothing_more(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ BRIEF = Profile(
     timing=TimingPlan(block_s=0.001, min_blocks=3, max_blocks=3, budget_s=0.5, call_limit_s=10.0)
 )
 """Measures, in a fraction of a second."""
-TINY = Limits(build_s=60.0, first_call_s=5.0, call_s=3.0)
+TINY = Limits(build_s=60.0, first_call_s=8.0, call_s=3.0)
 
 DOUBLE = Definition.model_validate(
     {

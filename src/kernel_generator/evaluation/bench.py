@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _SAMPLING_CALLS = 4096
 """At most this many calls are made of a sampler, however few rows each has."""
-_SAMPLING_BUDGET_S = 2.0
+_SAMPLING_BUDGET_S = 1.0
 """Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
 _CANDIDATE = "candidate"
 

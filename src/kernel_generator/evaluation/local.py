@@ -31,6 +31,7 @@ from kernel_generator.evaluation.toolchain import (
     portable_build_environment,
 )
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
+from kernel_generator.sandbox.wire import PRELOADED
 from kernel_generator.sandbox.worker import LACKED, LEVEL, Done, Order, Worker
 
 if TYPE_CHECKING:
@@ -274,7 +275,10 @@ class LocalSession:
     def _start_spare(self) -> Worker:
         """A child for the task's language. Imports take seconds: it does them ahead of need, while
         the reference runs or the author thinks."""
-        return self._start(build_environment(self._task.target, self._task.language))
+        environment = build_environment(self._task.target, self._task.language)
+        if self._task.language == SupportedLanguages.PYTHON:
+            environment[PRELOADED] = "torch._inductor.compile_fx"
+        return self._start(environment)
 
     def _warm(self, worker: Worker) -> None:
         """Give it the compiler caches; what is slow to warm up is the CPU's compiler only."""

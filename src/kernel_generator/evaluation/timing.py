@@ -38,7 +38,7 @@ class TimingPlan:
     """A block repeats calls for about this long."""
     min_blocks: int = 7
     max_blocks: int = 30
-    budget_s: float = 0.5
+    budget_s: float = 0.4
     """Wall time for all blocks of one workload. `min_blocks` may overrun it `_PATIENCE` times."""
     call_limit_s: float = 60.0
 

@@ -341,8 +341,9 @@ def main() -> None:
     sock = socket.socket(fileno=fd)
     # Done ahead of need: the judge starts children before it has anything for them. Triton is not
     # among these; whether it interprets is decided when it is imported.
-    with contextlib.suppress(ImportError):
-        importlib.import_module("flashinfer_bench.compile")
+    for module in ("flashinfer_bench.compile", *os.environ.get(wire.PRELOADED, "").split()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     try:
         # A judge that hangs up or is interrupted leaves nothing to serve.
         with contextlib.suppress(wire.ChannelClosed):

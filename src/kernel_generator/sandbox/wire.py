@@ -24,6 +24,10 @@ DONE = struct.Struct("<IdBd")
 """count, device nanoseconds per train, flags, spare figure (operations counted)."""
 
 
+PRELOADED = "KERNEL_GENERATOR_PRELOADED"
+"""Variable of a child's environment: modules, apart by spaces, that it imports ahead of need."""
+
+
 class Kind(IntEnum):
     """Frame kinds: below 100 from the judge, from 100 on from the child."""
 
