@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dotenv import dotenv_values
 from pydantic import Field, PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_FILE = ".env"
+
+
 class Settings(BaseSettings):
     """Environment variables, and `.env` in the working directory for those that are not set."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
+        env_file=_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
     )
 
     llm_api_key: SecretStr | None = None
@@ -68,7 +72,8 @@ class Settings(BaseSettings):
     @classmethod
     def of_this_process(cls) -> Settings:
         """The settings that hold now."""
-        found, file = cls(), _FileSettings()
+        in_file = {name.upper(): value for name, value in dotenv_values(_FILE).items() if value}
+        found, file = cls(), read_settings(in_file)
         found._in_file = frozenset(
             name
             for name in cls.model_fields
@@ -79,21 +84,6 @@ class Settings(BaseSettings):
 
 KEY_VARIABLES = tuple(name.upper() for name in Settings.model_fields if name != "base_url")
 """Every environment variable that a key is read from."""
-
-
-class _FileSettings(Settings):
-    """Reads `.env` and nothing else."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (dotenv_settings,)
 
 
 class _GivenSettings(Settings):
