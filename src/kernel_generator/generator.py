@@ -78,6 +78,9 @@ class KernelGenerator:
         Called with every event of every run.
     limits
         How long each step of a candidate may take.
+    isolation
+        'strict' (namespaces, an allow-list of files, no network, bounds), or 'process' (a process
+        that can do what you can do).
 
     Raises
     ------
@@ -98,6 +101,7 @@ class KernelGenerator:
         model: LanguageModel | None = None,
         on_event: Observer | None = None,
         limits: Limits | None = None,
+        isolation: str = "strict",
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
@@ -114,7 +118,7 @@ class KernelGenerator:
         self.language: str = _language(language, self.target, model.name)
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
         self._on_event = on_event
-        self._judge = LocalJudge(limits)
+        self._judge = LocalJudge(limits, isolation)
         # A target that the toolchain cannot serve is said before anyone pays for a reply.
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
         """What to know before believing or paying: each run tells these as `Notice` events."""
@@ -250,6 +254,7 @@ def evaluate(
     *,
     limits: Limits | None = None,
     on_event: Observer | None = None,
+    isolation: str = "strict",
 ) -> Evaluation:
     """Judge one solution on all workloads of its definition.
 
@@ -264,7 +269,7 @@ def evaluate(
     if on_event is not None:
         for notice in notices:
             on_event(Notice(notice))
-    session = LocalJudge(limits).open(task)
+    session = LocalJudge(limits, isolation).open(task)
     try:
         session.prepare()
         return session.evaluate(solution, Profile(timing=TimingPlan(), compiled_baseline=True))

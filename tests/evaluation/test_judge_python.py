@@ -59,7 +59,7 @@ class TestARightKernel:
         assert [w.max_relative_error for w in evaluation.workloads] == [0.0, 0.0]
 
     def test_says_where_and_how_isolated_it_ran(self, evaluation: Evaluation) -> None:
-        assert evaluation.isolation is not None and evaluation.isolation.level == "process"
+        assert evaluation.isolation is not None and evaluation.isolation.level == "strict"
         assert "network isolation" in evaluation.isolation.lacked
         assert evaluation.device is not None and evaluation.device.kind == "cpu"
 

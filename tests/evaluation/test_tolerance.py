@@ -1,6 +1,6 @@
-"""The table of tolerances: each entry rejects its mutants and accepts honest rounding.
+"""What a comparison accepts and says: special values, exact types, wider references, notes.
 
-The mutants are applied to a row-wise normalisation and to a product of matrices.
+What the table's entries accept of each family of operations is in `test_mutants`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel_generator.evaluation.tolerance import compare, tolerance_for
+from kernel_generator.evaluation.compare import compare
+from kernel_generator.evaluation.tolerance import tolerance_for
+from kernel_generator.sandbox.upcast import undecided
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -269,7 +271,7 @@ def test_every_shape_is_compared(shape: list[int]) -> None:
 
 def test_a_small_error_everywhere_fails_by_the_error_of_the_whole() -> None:
     expected = random(64, 64)
-    mismatch = compare("y", expected * 1.0004, expected, tolerance_for(F32, {F32})).mismatch
+    mismatch = compare("y", expected * 1.0001, expected, tolerance_for(F32, {F32})).mismatch
     assert mismatch is not None
     assert mismatch.wrong == 0
     assert "error of the whole" in mismatch.note
@@ -306,3 +308,97 @@ class TestNotes:
         assert (mismatch.first_index, mismatch.worst_index) == ((1, 2), (3, 4))
         assert mismatch.worst_got == pytest.approx(mismatch.worst_expected - 9)
         assert (mismatch.wrong, mismatch.total) == (2, 32)
+
+
+WIDE_SCALES = [1e-45, 1e-9, 1e-7, 1e-3, 1.0, 700.0, 3e4, 1e6]
+
+
+class TestAReferenceInDoublePrecision:
+    @pytest.mark.parametrize("scale", WIDE_SCALES)
+    @pytest.mark.parametrize("output", [F32, BF16, F16, E5M2])
+    def test_may_be_rounded_to_the_outputs_dtype(self, output: torch.dtype, scale: float) -> None:
+        # Also where that is infinity, or zero.
+        expected = random(16, 64).double() * scale
+        tolerance = tolerance_for(output, {output})
+        assert compare("y", expected.to(output), expected, tolerance).mismatch is None
+
+    def test_may_overflow_only_where_it_does(self) -> None:
+        expected = torch.tensor([[1e6, 1.0], [6e4, 1.0]], dtype=torch.float64)
+        tolerance = tolerance_for(F16, {F16})
+        for at, value, right in (
+            ((0, 0), math.inf, True),
+            ((0, 0), -math.inf, False),
+            ((0, 0), 65504.0, False),
+            ((1, 0), math.inf, False),
+            ((0, 1), math.inf, False),
+        ):
+            got = expected.to(F16)
+            got[at] = value
+            assert (compare("y", got, expected, tolerance).mismatch is None) is right
+
+    def test_that_overflows_does_not_hide_the_rest_of_its_row(self) -> None:
+        expected = torch.tensor([[1e9, 100.0]], dtype=torch.float64)
+        got = torch.tensor([[math.inf, 900.0]], dtype=F16)
+        assert compare("y", got, expected, tolerance_for(F16, {F16})).mismatch is not None
+
+    @pytest.mark.parametrize("output", [F32, BF16])
+    def test_is_matched_by_subnormals_flushed_to_zero(self, output: torch.dtype) -> None:
+        expected = torch.full((2, 4), 1e-39, dtype=torch.float64)
+        tolerance = tolerance_for(output, {output})
+        zeros = torch.zeros(2, 4, dtype=output)
+        assert compare("y", zeros, expected, tolerance).mismatch is None
+        assert compare("y", zeros, expected * 1e3, tolerance).mismatch is not None
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+    def test_is_judged_alike_at_scales_whose_squares_float32_cannot_hold(
+        self, scale: float
+    ) -> None:
+        right, tolerance = random(8, 64).double(), tolerance_for(BF16, {BF16})
+        wrong = right.clone()
+        wrong[3, 3] += 0.2
+        expected = right * scale
+        assert compare("y", expected.to(BF16), expected, tolerance).mismatch is None
+        assert compare("y", (wrong * scale).to(BF16), expected, tolerance).mismatch is not None
+
+    def test_leaves_flashinfer_benchs_figures_to_the_ordinary_reference(self) -> None:
+        expected = torch.tensor([1.001, 2.0], dtype=torch.float64)
+        ordinary = expected.to(BF16)
+        got = torch.tensor([1.0, 2.015625], dtype=BF16)
+        found = compare("y", got, expected, tolerance_for(BF16, {BF16}), ordinary)
+        assert found.max_absolute_error == 0.015625
+        assert found.max_relative_error == pytest.approx(0.0078125)
+
+
+class TestUndecidedIndices:
+    @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+    def test_may_be_any(self, dtype: torch.dtype) -> None:
+        expected = torch.tensor([[3, undecided(dtype), undecided(dtype), 7]], dtype=dtype)
+        tolerance = tolerance_for(dtype, {F32})
+        either = torch.tensor([[3, 5, 1, 7]], dtype=dtype)
+        assert compare("y", either, expected, tolerance).mismatch is None
+        assert compare("y", either + 1, expected, tolerance).mismatch is not None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("columns", [1, 7, 1 << 14, 1 << 15, 40000])
+def test_a_single_wrong_element_is_found_wherever_it_is(rows: int, columns: int) -> None:
+    # Rows are looked at some at a time.
+    expected = torch.ones(rows, columns)
+    for flat in (0, rows * columns - 1):
+        got = expected.clone()
+        got.view(-1)[flat] += 0.01
+        mismatch = compare("y", got, expected, tolerance_for(F32, {F32})).mismatch
+        assert mismatch is not None
+        assert mismatch.worst_index == (flat // columns, flat % columns)
+
+
+@pytest.mark.gpu
+def test_tensors_on_a_gpu_are_judged_as_on_the_cpu() -> None:
+    expected = random(700, 300).double()
+    got = expected.to(BF16)
+    wrong = got.clone()
+    wrong[600, 200] += 1
+    tolerance = tolerance_for(BF16, {BF16})
+    for output in (got, wrong):
+        there = compare("y", output.cuda(), expected.cuda(), tolerance, got.cuda())
+        assert there == compare("y", output, expected, tolerance, got)

@@ -25,6 +25,7 @@ def order(
     stands_in: bool = False,
     shape: tuple[str, ...] | None = ("n", "n"),
     dtype: str = "float32",
+    furnish: str | None = None,
 ) -> Order:
     """To load a kernel of one square matrix in, and one out (destination passing if `passing`)."""
     definition: dict[str, Any] = {
@@ -48,7 +49,13 @@ def order(
         "sources": [{"path": "main.py", "content": source}],
     }
     return Order(
-        json.dumps(definition), json.dumps(solution), "cpu", interpret, stands_in, threads=1
+        json.dumps(definition),
+        json.dumps(solution),
+        "cpu",
+        interpret,
+        stands_in,
+        threads=1,
+        furnish=furnish,
     )
 
 

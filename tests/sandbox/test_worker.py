@@ -204,10 +204,14 @@ def test_a_home_is_furnished_with_copies(tmp_path: Path, arena: Arena) -> None:
     (tmp_path / "cache").mkdir()
     trusted = tmp_path / "cache" / "file"
     trusted.write_text("trusted")
-    writing = "open(os.environ['HOME'] + '/cache/file', 'r+').write('CHANGED')"
+    source = (
+        "import os\ndef run(x):\n"
+        "    raise ValueError(open(os.environ['HOME'] + '/cache/file', 'r+').write('CHANGED'))\n"
+    )
     with Worker() as worker:
-        worker.furnish(tmp_path)
-        assert told(worker, arena, writing) == "7"
+        answer = call(worker, order(source, furnish=str(tmp_path)), arena)
+        assert isinstance(answer, Failed)
+        assert answer.text.splitlines()[-1] == "ValueError: 7"
     assert trusted.read_text() == "trusted"
 
 

@@ -10,6 +10,7 @@ import typer
 from kernel_generator.cli.console import plain, print_json, to_people, to_stderr, warn_of
 from kernel_generator.cli.options import (
     DefinitionOption,
+    IsolationOption,
     JsonOption,
     LanguageOption,
     TargetOption,
@@ -39,6 +40,7 @@ def evaluate_file(
             "in the set, where it passes.",
         ),
     ] = False,
+    isolation: IsolationOption = "strict",
     as_json: JsonOption = False,
 ) -> int:
     """Judge a solution, or a plain source file, on all workloads."""
@@ -60,7 +62,7 @@ def evaluate_file(
         writable_root(loaded)
         saving.check_known(given, loaded)
     progress = Progress(to_stderr())
-    evaluation = evaluate(loaded, found, given, name, on_event=progress)
+    evaluation = evaluate(loaded, found, given, name, on_event=progress, isolation=isolation)
     if as_json:
         print_json(plain(evaluation))
     console = to_people(as_json)

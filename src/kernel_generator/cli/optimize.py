@@ -12,6 +12,7 @@ from kernel_generator.cli.options import (
     DefinitionsOption,
     DialectOption,
     EffortOption,
+    IsolationOption,
     JsonOption,
     LanguageOption,
     ModelOption,
@@ -51,6 +52,7 @@ def optimize(
     base_url: BaseUrlOption = None,
     dialect: DialectOption = None,
     reasoning_effort: EffortOption = None,
+    isolation: IsolationOption = "strict",
     as_json: JsonOption = False,
 ) -> int:
     """Ask, judge, tell the model what was wrong, and save what passes."""
@@ -79,6 +81,7 @@ def optimize(
         reasoning_effort=reasoning_effort,
         dialect=dialect,
         on_event=progress,
+        isolation=isolation,
     )
     campaign = Campaign(generator, loaded, goal, progress)
     code = campaign.work(names)

@@ -88,6 +88,15 @@ EffortOption = Annotated[
         show_default=False,
     ),
 ]
+IsolationOption = Annotated[
+    str,
+    typer.Option(
+        "--isolation",
+        metavar="LEVEL",
+        help="'strict': kernels run behind namespaces, without network, under bounds. 'process': "
+        "they can do what you can do; for machines where strict cannot be had.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr."),

@@ -57,6 +57,10 @@ class UnsupportedTarget(InvalidInput):
     """The installed toolchain cannot serve the target."""
 
 
+class IsolationUnavailable(InvalidInput):
+    """The isolation that was asked for cannot be had on this machine."""
+
+
 class ReferenceFailed(InvalidInput):
     """The definition's own reference does not run here, so nothing can be judged against it."""
 

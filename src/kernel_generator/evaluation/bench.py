@@ -6,6 +6,7 @@ told as the candidate's.
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from kernel_generator.domain.evaluation import WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
+from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.memory import poison, trespass
 from kernel_generator.evaluation.timing import (
@@ -24,8 +26,8 @@ from kernel_generator.evaluation.timing import (
     time_calls,
     time_together,
 )
-from kernel_generator.evaluation.tolerance import compare, tolerances_for
-from kernel_generator.evaluation.trials import ReferenceStopped, Stopped, Trials
+from kernel_generator.evaluation.tolerance import tolerances_for
+from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
@@ -50,6 +52,10 @@ _SAMPLING_CALLS = 4096
 _SAMPLING_BUDGET_S = 1.0
 """Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
 _CANDIDATE = "candidate"
+_INSPECTED_SHARE = 0.35
+"""Of the rounds of a timing, so many are looked at."""
+_BOTH_ROUND = 2.0
+"""The reference of a timed round is not run in double precision: its own error comes on top."""
 
 
 class _Wrong(Exception):
@@ -87,7 +93,7 @@ class _Timed:
     call_us: Interval
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Case:
     """One candidate on one workload."""
 
@@ -96,6 +102,8 @@ class _Case:
     arena: Arena
     profile: Profile
     errors: _Errors
+    found: torch.Tensor
+    """The arena's bytes as the last call left them. What comes later into the arena is too late."""
 
 
 class Bench:
@@ -106,7 +114,7 @@ class Bench:
         self._sampler = sampling.is_sampler(task.definition)
         self._on_gpu = device != "cpu"
         self._limits = limits
-        self._trials = trials
+        self.trials = trials
 
     def judge(
         self,
@@ -122,11 +130,11 @@ class Bench:
         )
         errors = _Errors()
         try:
-            with self._trials.bound(worker, workload, 0) as arena:
-                case = _Case(worker, workload, arena, profile, errors)
+            with self.trials.bound(worker, workload, 0) as arena:
+                case = _Case(worker, workload, arena, profile, errors, arena.bytes)
                 first_us = self._check(case, non_deterministic)
                 record = _with_errors(record, errors).model_copy(
-                    update={"floor_us": self._trials.floor_us(workload)}
+                    update={"floor_us": self.trials.floor_us(workload)}
                 )
                 if profile.timing is None:
                     return Judged(
@@ -157,9 +165,9 @@ class Bench:
         first_us = 0.0
         # Each of a sampler's many draws is a trial of its own.
         for index in range(1 if self._sampler else case.profile.trials):
-            expected = self._trials.expected(case.workload, index)
+            expected = self.trials.expected(case.workload, index)
             if index:
-                self._trials.fill(case.arena, case.workload, index)
+                self.trials.fill(case.arena, case.workload, index)
             limit = self._limits.call_s if index else self._limits.first_call_s
             wall_s = self._run(case, turn=index, limit=limit)
             if index == 0:
@@ -179,23 +187,38 @@ class Bench:
         answer = case.worker.run(case.arena.layout.slot, limit)
         if not isinstance(answer, Done):
             raise Stopped(answer)
-        self._inspect(case.arena, before)
+        self._inspect(case, before)
         return answer.wall_s
 
     @staticmethod
-    def _inspect(arena: Arena, before: torch.Tensor) -> None:
-        found = trespass(arena, before)
-        if found is not None:
-            raise _Wrong(*found)
+    def _inspect(case: _Case, before: torch.Tensor) -> None:
+        """Take what the call left, at once and for good, and see what it touched."""
+        with case.worker.frozen():
+            case.found = case.arena.bytes.clone()
+        trespassed = trespass(case.arena, before, case.found)
+        if trespassed is not None:
+            raise _Wrong(*trespassed)
 
     def _compare(
-        self, case: _Case, expected: tuple[torch.Tensor, ...], errors: _Errors, when: str = ""
+        self,
+        case: _Case,
+        expected: Expected,
+        errors: _Errors,
+        when: str = "",
+        widened: float = 1.0,
     ) -> None:
-        tolerances = tolerances_for(self._trials.plan(case.workload))
+        tolerances = tolerances_for(self.trials.plan(case.workload), self._definition.op_type)
+        decisive = expected.double or expected.ordinary
         found: list[Mismatch] = []
-        for place, reference in zip(case.arena.layout.outputs, expected, strict=True):
+        for place, reference, ordinary in zip(
+            case.arena.layout.outputs, decisive, expected.ordinary, strict=True
+        ):
             compared = compare(
-                place.name, view(case.arena.bytes, place), reference, tolerances[place.name]
+                place.name,
+                view(case.found, place),
+                reference,
+                tolerances[place.name].times(widened),
+                ordinary,
             )
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
@@ -206,10 +229,11 @@ class Bench:
             raise _Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", tuple(found))
 
     def _check_repeats(self, case: _Case) -> None:
-        first = [case.arena.region(p).clone() for p in case.arena.layout.outputs]
+        first = case.found
         self._run(case, turn=1, limit=self._limits.call_s)
-        for place, bits in zip(case.arena.layout.outputs, first, strict=True):
-            changed = int((case.arena.region(place) != bits).sum())
+        for place in case.arena.layout.outputs:
+            region = slice(place.offset, place.offset + place.nbytes)
+            changed = int((case.found[region] != first[region]).sum())
             if changed:
                 raise _Wrong(
                     Outcome.NOT_REPRODUCIBLE,
@@ -233,7 +257,7 @@ class Bench:
         place = case.arena.layout.outputs[0]
         deadline = time.perf_counter() + _SAMPLING_BUDGET_S
         for _ in range(_SAMPLING_CALLS):
-            draws = view(case.arena.bytes, place).clone()
+            draws = view(case.found, place).clone()
             reason = sampling.outside_support(draws, target)
             if reason is not None:
                 raise _Wrong(Outcome.WRONG_VALUES, reason)
@@ -249,15 +273,15 @@ class Bench:
     def _check_after_timing(self, case: _Case) -> None:
         """Once more on other inputs: what is remembered from the timed calls is wrong now."""
         other = 0 if case.profile.trials > 1 else 1
-        self._trials.fill(case.arena, case.workload, other)
+        self.trials.fill(case.arena, case.workload, other)
         self._run(case, turn=0, limit=self._limits.call_s)
         if self._sampler:
-            draws = view(case.arena.bytes, case.arena.layout.outputs[0])
+            draws = view(case.found, case.arena.layout.outputs[0])
             reason = sampling.outside_support(draws, self._target(case.arena))
             if reason is not None:
                 raise _Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
             return
-        expected = self._trials.expected(case.workload, other)
+        expected = self.trials.expected(case.workload, other)
         self._compare(case, expected, _Errors(), " on other inputs, after being timed")
 
     # -- timing --------------------------------------------------------------------------------
@@ -281,36 +305,69 @@ class Bench:
             if party == _CANDIDATE:
                 outcome, message = outcomes.of_run(answer)
                 raise _Wrong(outcome, f"while being timed: {message}")
-            if usable.pop(party) is self._trials.reference:
+            if usable.pop(party) is self.trials.reference:
                 raise ReferenceStopped(answer)
+
+    def inspect_timed(self, case: _Case, before: torch.Tensor, reference: Arena | None) -> None:
+        """What a timed call left, against what the reference made of the same inputs. Raises
+        `_Wrong`."""
+        self._inspect(case, before)
+        if self._sampler:
+            target = self._target(case.arena)
+            draws = view(case.found, case.arena.layout.outputs[0])
+            reason = sampling.outside_support(draws, target)
+            if reason is not None:
+                raise _Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
+        elif reference is not None:
+            outputs = tuple(view(reference.bytes, p).clone() for p in reference.layout.outputs)
+            self._compare(case, Expected(outputs, None), _Errors(), " of a timed call", _BOTH_ROUND)
 
     def _time_among(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
         candidate = Party(_CANDIDATE, case.worker, case.arena.layout.slot, self._on_gpu)
         parties = [candidate]
-        bound: list[tuple[Worker, Arena]] = []
+        bound: dict[str, tuple[Worker, Arena]] = {}
         try:
             for name, other in baselines.items():
                 try:
-                    arena = self._trials.bind(other, case.workload, 0)
+                    arena = self.trials.bind(other, case.workload, 0)
                 except Stopped as stopped:
                     raise TimingFailed(name, stopped.answer) from stopped
-                bound.append((other, arena))
+                bound[name] = (other, arena)
                 answer = other.run(arena.layout.slot, self._limits.first_call_s)
                 if not isinstance(answer, Done):
                     raise TimingFailed(name, answer)
                 parties.append(Party(name, other, arena.layout.slot, self._on_gpu))
-            poison(case.arena)
-            before = case.arena.bytes.clone()
-            timed = _Timed(time_together(parties, plan), time_calls(candidate, plan))
+            rounds = _Rounds(self, case, {name: arena for name, (_, arena) in bound.items()})
+            timed = _Timed(time_together(parties, plan, rounds), time_calls(candidate, plan))
         finally:
-            for other, arena in bound:
+            for other, arena in bound.values():
                 other.release(arena.layout.slot, self._limits.call_s)
                 arena.close()
-        self._inspect(case.arena, before)
-        if not self._sampler:
-            last = self._trials.expected(case.workload, case.profile.trials - 1)
-            self._compare(case, last, _Errors(), " of a timed call")
         return timed
+
+
+class _Rounds:
+    """New inputs for every round of blocks; what the candidate's last call of a round left is
+    looked at in a random share of them, chosen when the round is over."""
+
+    def __init__(self, bench: Bench, case: _Case, baselines: dict[str, Arena]) -> None:
+        self._bench = bench
+        self._case = case
+        self._baselines = baselines
+        self._before = case.arena.bytes
+        self._random = random.SystemRandom()
+
+    def prepare(self) -> None:
+        """See `timing.Rounds`."""
+        arenas = [self._case.arena, *self._baselines.values()]
+        self._bench.trials.refresh(arenas, self._case.workload)
+        poison(self._case.arena, self._random.randrange(2))
+        self._before = self._case.arena.bytes.clone()
+
+    def inspect(self) -> None:
+        """See `timing.Rounds`. Raises `_Wrong`."""
+        if self._random.random() < _INSPECTED_SHARE:
+            self._bench.inspect_timed(self._case, self._before, self._baselines.get("reference"))
 
 
 def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluation:

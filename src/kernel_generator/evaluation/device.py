@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import socket
+from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
 
+import pynvml
 from flashinfer_bench.utils import env_snapshot
 
 from kernel_generator.domain.evaluation import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
 
 
 @cache
@@ -20,3 +27,39 @@ def describe_device(device: str) -> Device:
         host=socket.gethostname(),
         libraries=dict(snapshot.libs),
     )
+
+
+@cache
+def gpu_uuid() -> str:
+    """The first visible GPU's UUID, as the driver writes it: 'GPU-...'."""
+    import torch  # noqa: PLC0415 - takes seconds: only where there is a GPU
+
+    return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
+@cache
+def gpu_node() -> int:
+    """N of the first visible GPU's /dev/nvidiaN; 0 where the driver's library does not tell."""
+    with nvml() as library:
+        if library is None:
+            return 0
+        return library.nvmlDeviceGetMinorNumber(library.nvmlDeviceGetHandleByUUID(gpu_uuid()))
+
+
+def gpu_environment() -> dict[str, str]:
+    """What makes a child see that GPU alone, whatever its own node's number."""
+    return {"CUDA_VISIBLE_DEVICES": gpu_uuid()}
+
+
+@contextmanager
+def nvml() -> Generator[Any]:
+    """NVIDIA's management library, started; None where there is none."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()

@@ -6,7 +6,6 @@ never used again; the reference's and the baseline's children serve one session.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import threading
 import time
@@ -15,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import Solution, SupportedLanguages
 
-from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
+from kernel_generator.domain.errors import (
+    IsolationUnavailable,
+    NoWorkloads,
+    ReferenceFailed,
+    UnknownName,
+)
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
@@ -24,36 +28,42 @@ from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
+from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
+from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.tally import Tally
-from kernel_generator.evaluation.toolchain import (
-    build_environment,
-    gpu_name,
-    portable_build_environment,
-)
+from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
-from kernel_generator.sandbox.wire import PRELOADED
-from kernel_generator.sandbox.worker import LACKED, LEVEL, Done, Order, Worker
+from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
+from kernel_generator.sandbox.worker import Done, Order
 
 if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
-    from kernel_generator.sandbox.worker import Answer
-
-NON_DETERMINISTIC_MARK = "kernel-generator: non-deterministic"
-"""A comment with these words declares that equal inputs may give different bits."""
+    from kernel_generator.sandbox import isolation as sandbox
+    from kernel_generator.sandbox.worker import Answer, Worker
 
 
 class LocalJudge:
     """Judges on this machine's CPU, or on its first GPU for a GPU target."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, isolation: str = Level.STRICT) -> None:
+        """Raises `UnknownName`, and `IsolationUnavailable` where the level cannot be had here."""
         self._limits = limits or Limits()
+        if isolation not in list(Level):
+            raise UnknownName("isolation level", isolation, list(Level))
+        try:
+            self._isolation = isolate(Level(isolation))
+        except JailUnavailable as error:
+            raise IsolationUnavailable(
+                f"kernels cannot be isolated here: {error}. To run them with your own rights "
+                "instead, ask for --isolation process (isolation='process')"
+            ) from error
 
     def open(self, task: Task) -> LocalSession:
         """See `Judge.open`."""
         device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
-        return LocalSession(task, device, self._limits)
+        return LocalSession(task, device, self._limits, self._isolation)
 
 
 @dataclass(frozen=True)
@@ -89,20 +99,18 @@ def _earns_held_out(tally: Tally, profile: Profile) -> bool:
 class LocalSession:
     """One task on one device."""
 
-    def __init__(self, task: Task, device: str, limits: Limits) -> None:
+    def __init__(
+        self, task: Task, device: str, limits: Limits, isolation: sandbox.Isolation
+    ) -> None:
         self._task = task
         self._device = device
         self._limits = limits
-        self._workers: list[Worker] = []
-        self._closed = False
-        self._lock = threading.Lock()
+        self._pool = Pool(task, device, isolation)
         self._turn = threading.Lock()
         self._compiled: _Baseline | None = None
-        self._trials = Trials(task, limits, self._start({}), secrets.randbits(62))
+        self._trials = Trials(task, limits, self._pool.start(), secrets.randbits(62))
         self._bench = Bench(task, device, limits, self._trials)
-        self._spare: Worker | None = None
-        with contextlib.suppress(SandboxError):
-            self._spare = self._start_spare()
+        self._pool.replenish()
         self.opened = Opened(device=device)
 
     def prepare(self) -> None:
@@ -112,7 +120,7 @@ class LocalSession:
                 self._prepare()
         except (ReferenceFailed, NoWorkloads):
             # A reference killed by `close` looks like one that fails.
-            self._check_open()
+            self._pool.check_open()
             raise
 
     def _prepare(self) -> None:
@@ -158,24 +166,23 @@ class LocalSession:
     def _evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         began = time.perf_counter()
         language = solution.spec.language.value
-        worker = self._take(language)
+        worker = self._pool.take(language)
         try:
-            if _may_compile(solution):
-                self._warm(worker)
             verdict = self._judge(worker, solution, profile)
         finally:
-            self._stop(worker)
-        with contextlib.suppress(SandboxError):
-            self._spare = self._spare or self._start_spare()
+            self._pool.stop(worker)
+        self._pool.replenish()
         # Children killed by `close` look like candidates that crashed.
-        self._check_open()
+        self._pool.check_open()
         return verdict.model_copy(
             update={
                 "log": worker.log,
-                "isolation": Isolation(level=LEVEL, lacked=LACKED),
+                "isolation": Isolation(
+                    level=self._pool.isolation.level, lacked=self._pool.isolation.lacked
+                ),
                 "device": self._describe(),
                 "build_environment": portable_build_environment(self._task.target, language),
-                "labels": (("declared non-deterministic",) if _declared(solution) else ()),
+                "labels": labels_of(solution),
                 "complete": verdict.outcome.is_result
                 and len(verdict.workloads) == len(self._task.workloads),
                 "seconds": time.perf_counter() - began,
@@ -204,9 +211,23 @@ class LocalSession:
             if not compiled.problem:
                 baselines["torch.compile"] = compiled.worker
         tally = Tally(tuple(baselines))
-        self._try(worker, self._task.searched, profile, baselines, _declared(solution), tally)
+        self._try(
+            worker,
+            self._task.searched,
+            profile,
+            baselines,
+            declares_non_deterministic(solution),
+            tally,
+        )
         if tally.failure is None and _earns_held_out(tally, profile):
-            self._try(worker, self._task.held_out, profile, baselines, _declared(solution), tally)
+            self._try(
+                worker,
+                self._task.held_out,
+                profile,
+                baselines,
+                declares_non_deterministic(solution),
+                tally,
+            )
         verdict = tally.evaluation()
         return _too_slow_to_interpret(verdict) if interpreted else verdict
 
@@ -235,15 +256,14 @@ class LocalSession:
         """Replace the reference's child where it died: on a workload too large for it, say."""
         if self._trials.reference.alive:
             return
-        self._check_open()
-        self._stop(self._trials.reference)
-        self._trials.reference = self._start({})
+        self._pool.check_open()
+        self._pool.stop(self._trials.reference)
+        self._trials.reference = self._pool.start()
         self._prepare_reference()
 
     def _compiled_baseline(self) -> _Baseline:
         if self._compiled is None:
-            worker = self._start({})
-            self._warm(worker)
+            worker = self._pool.start()
             answer = worker.prepare(
                 self._order(compiled_solution(self._task)), self._limits.build_s
             )
@@ -258,71 +278,22 @@ class LocalSession:
             device=self._device,
             interpret=interpret,
             stands_in=self._device == "cpu" and self._task.target.is_gpu,
+            furnish=self._furniture(solution),
         )
+
+    def _furniture(self, solution: Solution) -> str | None:
+        """The folder of warm caches; what is slow to warm up is the CPU's compiler only."""
+        if self._device != "cpu" or not _may_compile(solution):
+            return None
+        folder = warmth.compile_caches()
+        return None if folder is None else str(folder)
 
     def _describe(self) -> Device:
         return describe_device(self._device)
 
-    def _take(self, language: str) -> Worker:
-        """A fresh child for a candidate: the one started ahead of need, where it suits."""
-        if language != self._task.language:
-            return self._start(build_environment(self._task.target, language))
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.alive:
-            return spare
-        return self._start_spare()
-
-    def _start_spare(self) -> Worker:
-        """A child for the task's language. Imports take seconds: it does them ahead of need, while
-        the reference runs or the author thinks."""
-        environment = build_environment(self._task.target, self._task.language)
-        if self._task.language == SupportedLanguages.PYTHON:
-            environment[PRELOADED] = "torch._inductor.compile_fx"
-        return self._start(environment)
-
-    def _warm(self, worker: Worker) -> None:
-        """Give it the compiler caches; what is slow to warm up is the CPU's compiler only."""
-        folder = warmth.compile_caches() if self._device == "cpu" else None
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                worker.furnish(folder)
-
-    def _start(self, environment: dict[str, str]) -> Worker:
-        try:
-            worker = Worker(environment)
-        except OSError as error:
-            raise SandboxError(
-                f"no process can be started for a kernel: {error}; free memory, disk space in the "
-                "temporary folder, or file handles, and try again"
-            ) from error
-        with self._lock:
-            if not self._closed:
-                self._workers.append(worker)
-                return worker
-        worker.close()
-        raise SandboxError("the judge's session was closed")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise SandboxError("the judge's session was closed during an evaluation")
-
-    def _stop(self, worker: Worker) -> None:
-        worker.close()
-        with self._lock:
-            if worker in self._workers:
-                self._workers.remove(worker)
-
     def close(self) -> None:
         """See `Session.close`."""
-        with self._lock:
-            self._closed = True
-            workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.close()
-
-
-def _declared(solution: Solution) -> bool:
-    return any(NON_DETERMINISTIC_MARK in source.content for source in solution.sources)
+        self._pool.close()
 
 
 def _may_compile(solution: Solution) -> bool:

@@ -26,9 +26,9 @@ def poison(arena: Arena, turn: int = 0) -> None:
         arena.region(place).fill_(patterns[turn % 2])
 
 
-def trespass(arena: Arena, before: torch.Tensor) -> tuple[Outcome, str] | None:
-    """What a call wrote that it must not; `before` is the arena's content ahead of the call."""
-    after = arena.bytes.clone()
+def trespass(arena: Arena, before: torch.Tensor, found: torch.Tensor) -> tuple[Outcome, str] | None:
+    """What a call wrote that it must not: `before` and `found` are the arena's content then."""
+    after = found.clone()
     for place in arena.layout.inputs:
         region = slice(place.offset, place.offset + place.nbytes)
         if place.nbytes and not torch.equal(after[region], before[region]):

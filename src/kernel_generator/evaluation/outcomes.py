@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Done, Failed, TimedOut
+from kernel_generator.sandbox.worker import Died, Done, Exceeded, Failed, TimedOut
 
 if TYPE_CHECKING:
     from kernel_generator.sandbox.worker import Answer
@@ -20,6 +20,8 @@ _BY_FAULT = {
     Fault.SHAPE: Outcome.WRONG_SHAPE,
     Fault.DTYPE: Outcome.WRONG_DTYPE,
     Fault.PROTOCOL: Outcome.TAMPERED,
+    # Asked of references only.
+    Fault.NOT_WIDE: Outcome.NOT_RUN,
 }
 _SIGKILL = -9
 _WANTS_CUDA = ("not compiled with CUDA", "no NVIDIA driver", "No CUDA GPUs")
@@ -48,6 +50,8 @@ def of_run(answer: Answer) -> tuple[Outcome, str]:
             # SIGKILL that the judge did not send is the kernel's out-of-memory killer.
             killed = answer.returncode == _SIGKILL
             return (Outcome.RESOURCE_LIMIT if killed else Outcome.CRASHED), answer.text
+        case Exceeded(what):
+            return Outcome.RESOURCE_LIMIT, f"it held {what}, and was ended"
         case TimedOut(limit):
             return Outcome.TIMEOUT, f"a call took longer than {limit:g} s"
         case Done():

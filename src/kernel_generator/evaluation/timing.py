@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -86,8 +86,21 @@ class ClaimContradicted(Exception):
         self.party = party
 
 
-def time_together(parties: list[Party], plan: TimingPlan) -> dict[str, Series]:
-    """Time all parties in interleaved blocks. Raises `TimingFailed`, `ClaimContradicted`."""
+class Rounds(Protocol):
+    """What happens around each round of blocks, while no clock runs."""
+
+    def prepare(self) -> None:
+        """Give all parties the same new inputs."""
+        ...
+
+    def inspect(self) -> None:
+        """Look at what the round left. What it raises ends the timing."""
+        ...
+
+
+def time_together(parties: list[Party], plan: TimingPlan, rounds: Rounds) -> dict[str, Series]:
+    """Time all parties in interleaved blocks. Raises `TimingFailed`, `ClaimContradicted`, and what
+    `rounds` raises."""
     for party in parties:
         _warm_up(party, plan)
     order = random.SystemRandom()
@@ -100,8 +113,10 @@ def time_together(parties: list[Party], plan: TimingPlan) -> dict[str, Series]:
     while blocks < _LEAST_BLOCKS or (
         blocks < plan.max_blocks and (within(1) or (blocks < plan.min_blocks and within(_PATIENCE)))
     ):
+        rounds.prepare()
         for party in order.sample(parties, len(parties)):
             party.per_call_s.append(_block(party, plan))
+        rounds.inspect()
         blocks += 1
     return {p.name: Series(p.name, np.array(p.per_call_s), p.host_bound) for p in parties}
 

@@ -7,22 +7,29 @@ implementation is bound to an arena of its own.
 from __future__ import annotations
 
 import math
+import secrets
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kernel_generator.evaluation.inputs import InputsUnavailable, fill_inputs, plan_call
+import torch
+
+from kernel_generator.evaluation.compare import compare
+from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, fill_inputs, plan_call
+from kernel_generator.evaluation.outcomes import last_line
+from kernel_generator.evaluation.sampling import is_sampler
+from kernel_generator.evaluation.tolerance import tolerances_for
+from kernel_generator.evaluation.values import Values, draw, variants, vary
 from kernel_generator.evaluation.workloads import declared_floor, floor_us
 from kernel_generator.sandbox.arena import Arena, view
 from kernel_generator.sandbox.worker import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
-    import torch
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Floor, Task
-    from kernel_generator.evaluation.inputs import InputPlan
     from kernel_generator.evaluation.judge import Limits
     from kernel_generator.sandbox.worker import Answer, Worker
 
@@ -30,6 +37,21 @@ _KEPT_BYTES = 1024 * 1024 * 1024
 """Inputs and reference outputs are kept between candidates up to this total, else made again."""
 _REFERENCE_TRIES = 2
 """A workload whose reference failed this often is not tried again: each try may take minutes."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a reference returned for one set of inputs, by output."""
+
+    ordinary: tuple[torch.Tensor, ...]
+    """In the outputs' own dtypes."""
+    double: tuple[torch.Tensor, ...] | None
+    """float64 where floating; None where the reference cannot be run in double precision."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(t.nbytes for t in (*self.ordinary, *(self.double or ())))
 
 
 class Stopped(Exception):
@@ -54,10 +76,13 @@ class Trials:
         self._limits = limits
         self._seed = seed
         self._plans: dict[str, InputPlan] = {}
-        self._expected: dict[tuple[str, int], tuple[torch.Tensor, ...]] = {}
+        self._expected: dict[tuple[str, int], Expected] = {}
         self._inputs: dict[tuple[str, int], torch.Tensor] = {}
         self._operations: dict[str, int | None] = {}
         self._failures: dict[str, list[Answer]] = {}
+        self._bases: dict[str, Values] = {}
+        self.not_in_double = ""
+        """Why outputs are compared with the reference as it is, and not in double precision."""
         self._kept_bytes = 0
         self._slot = 0
 
@@ -67,7 +92,7 @@ class Trials:
             self._plans[workload.uuid] = plan_call(self._task.definition, workload)
         return self._plans[workload.uuid]
 
-    def expected(self, workload: Workload, index: int) -> tuple[torch.Tensor, ...]:
+    def expected(self, workload: Workload, index: int) -> Expected:
         """The reference's outputs on inputs number `index`.
 
         Raises `InputsUnavailable`, and `ReferenceStopped` where the reference fails.
@@ -88,9 +113,48 @@ class Trials:
         except Stopped as stopped:
             failures.append(stopped.answer)
             raise ReferenceStopped(stopped.answer) from stopped
-        if self._may_keep(sum(t.nbytes for t in outputs)):
-            self._expected[key] = outputs
-        return outputs
+        expected = Expected(outputs, self._wide(workload, index, outputs))
+        if self._may_keep(expected.nbytes):
+            self._expected[key] = expected
+        return expected
+
+    def _wide(
+        self, workload: Workload, index: int, ordinary: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, ...] | None:
+        """The outputs in double precision; None where the reference cannot be run so."""
+        if not self.in_double:
+            return None
+        plan = self.plan(workload)
+        outputs = tuple(
+            replace(p, dtype="float64") if p.torch_dtype.is_floating_point else p
+            for p in plan.outputs
+        )
+        wide = InputPlan(plan.inputs, outputs)
+        try:
+            with self._bound_as(wide, self.reference, workload, index) as arena:
+                answer = self.reference.run_wide(arena.layout.slot, self._limits.first_call_s)
+                if not isinstance(answer, Done):
+                    raise Stopped(answer)
+                found = tuple(view(arena.bytes, p).clone() for p in arena.layout.outputs)
+        except InputsUnavailable as error:
+            self.not_in_double = str(error)
+            return None
+        except Stopped as stopped:
+            self.not_in_double = last_line(stopped.answer)
+            return None
+        tolerances = tolerances_for(plan, self._task.definition.op_type)
+        for place, own, double in zip(plan.outputs, ordinary, found, strict=True):
+            # What disagrees with the reference itself is another computation, not a better one.
+            if compare(place.name, own, double, tolerances[place.name]).mismatch is not None:
+                self.not_in_double = f"'{place.name}' differs from the reference's own"
+                return None
+        return found
+
+    @property
+    def in_double(self) -> bool:
+        """True while references are also run in double precision. Draws are no numbers to round,
+        and one failure is enough to know."""
+        return not self.not_in_double and not is_sampler(self._task.definition)
 
     def operations(self, workload: Workload) -> int | None:
         """Operations that torch counts in the reference, None where it counts none.
@@ -117,12 +181,16 @@ class Trials:
         return floor_us(self.floor(workload), self._task.target, dtypes)
 
     def fill(self, arena: Arena, workload: Workload, index: int) -> None:
-        """Write inputs number `index` into an arena of the workload. Raises `InputsUnavailable`."""
+        """Write inputs number `index` into an arena of the workload: number 0 as the workload
+        describes them, the others varied. Raises `InputsUnavailable`."""
         key = (workload.uuid, index)
         kept = self._inputs.get(key)
         if kept is None:
-            task = self._task
-            fill_inputs(arena, task.definition, workload, task.root, self._seed + index)
+            task, seed = self._task, self._seed + index
+            if index == 0:
+                fill_inputs(arena, task.definition, workload, task.root, seed)
+            else:
+                self._write(arena, self._drawn(workload, index, seed))
             if self._may_keep(arena.layout.size):
                 self._inputs[key] = arena.bytes.clone()
             return
@@ -130,12 +198,44 @@ class Trials:
             region = slice(place.offset, place.offset + place.nbytes)
             arena.bytes[region] = kept[region]
 
+    def refresh(self, arenas: Sequence[Arena], workload: Workload) -> None:
+        """Write the same new values, never used before, into arenas of the workload."""
+        generator = torch.Generator().manual_seed(secrets.randbits(62))
+        base = self._bases.get(workload.uuid)
+        if base is None:
+            base = self._drawn(workload, 1, secrets.randbits(62))
+            self._bases = {workload.uuid: base}
+        values = vary(self._task.definition, workload, base, generator)
+        for arena in arenas:
+            self._write(arena, values)
+
+    def _drawn(self, workload: Workload, index: int, seed: int) -> Values:
+        task = self._task
+        kinds = variants(task.definition)
+        generator = torch.Generator().manual_seed(seed)
+        # The first of the varied trials is plain, those after it go through the hard cases.
+        kind = kinds[(index - 1) % len(kinds)]
+        return draw(task.definition, workload, task.root, generator, kind)
+
+    @staticmethod
+    def _write(arena: Arena, values: Values) -> None:
+        for place in arena.layout.inputs:
+            if place.scalar is not None or not place.nbytes:
+                continue
+            value = values.tensors.get(place.name)
+            if value is None:
+                value = torch.tensor(values.scalars[place.name], dtype=place.torch_dtype)
+            view(arena.bytes, place).copy_(value)
+
     def bind(self, worker: Worker, workload: Workload, index: int) -> Arena:
         """Share a new arena, filled with inputs number `index`, with a worker.
 
         Raises `InputsUnavailable`, and `Stopped` where the worker fails.
         """
-        layout = self.plan(workload).layout(self._slot)
+        return self._bind_as(self.plan(workload), worker, workload, index)
+
+    def _bind_as(self, plan: InputPlan, worker: Worker, workload: Workload, index: int) -> Arena:
+        layout = plan.layout(self._slot)
         self._slot += 1
         try:
             arena = Arena.create(layout)
@@ -157,7 +257,14 @@ class Trials:
     @contextmanager
     def bound(self, worker: Worker, workload: Workload, index: int) -> Generator[Arena]:
         """`bind`, released at the end. Raises as `bind`."""
-        arena = self.bind(worker, workload, index)
+        with self._bound_as(self.plan(workload), worker, workload, index) as arena:
+            yield arena
+
+    @contextmanager
+    def _bound_as(
+        self, plan: InputPlan, worker: Worker, workload: Workload, index: int
+    ) -> Generator[Arena]:
+        arena = self._bind_as(plan, worker, workload, index)
         try:
             yield arena
         finally:

@@ -7,6 +7,7 @@ candidate writes comes back.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -45,7 +46,8 @@ def compile_caches() -> Path | None:
     key = "|".join([platform.node(), *installed])
     name = "compile-" + hashlib.sha256(key.encode()).hexdigest()[:12]
     try:
-        root = Path(platformdirs.user_cache_path("kernel-generator", ensure_exists=True))
+        root = _root()
+        root.mkdir(parents=True, exist_ok=True)
         folder = root / name
         with FileLock(root / f"{name}.lock"):
             if not folder.is_dir():
@@ -53,6 +55,19 @@ def compile_caches() -> Path | None:
     except OSError:
         return None
     return folder if folder.is_dir() else None
+
+
+def seen_folders() -> tuple[Path, ...]:
+    """What a jailed child has to see, so that it can copy from there."""
+    with contextlib.suppress(OSError):
+        _root().mkdir(parents=True, exist_ok=True)
+        return (_root(),)
+    return ()
+
+
+def _root() -> Path:
+    # Nothing but what this module wrote lies there: candidates may read it.
+    return Path(platformdirs.user_cache_path("kernel-generator")) / "warm"
 
 
 def _warm(folder: Path) -> None:

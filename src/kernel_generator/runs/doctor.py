@@ -38,7 +38,7 @@ from kernel_generator.evaluation.toolchain import (
 from kernel_generator.models.address import shown
 from kernel_generator.models.credentials import parse_base_url
 from kernel_generator.models.settings import KEY_VARIABLES, read_settings
-from kernel_generator.sandbox.worker import LACKED, LEVEL
+from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 
 if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
@@ -173,14 +173,34 @@ def _sandbox() -> list[Check]:
         probes += [(gpu, "python"), (gpu, "triton"), (gpu, "cuda")]
     return [
         *(_probe(target, language) for target, language in probes),
-        Check(
-            "isolation",
-            Status.LIMITED,
-            f"level '{LEVEL}': a process of its own, scrubbed environment, private files; "
-            f"lacks {', '.join(LACKED)}",
-            "run kernels of authors you do not trust inside a virtual machine",
-        ),
+        _isolation(),
     ]
+
+
+def _isolation() -> Check:
+    try:
+        found = isolate(Level.STRICT)
+    except JailUnavailable as error:
+        return Check(
+            "isolation",
+            Status.MISSING,
+            "level 'strict' cannot be had; the kernels above ran at level 'process'",
+            str(error),
+        )
+    return Check(
+        "isolation",
+        Status.WORKS,
+        f"level 'strict': the kernels above ran in it; lacks {', '.join(found.lacked)}",
+        "run kernels of authors who are out to harm you inside a virtual machine",
+    )
+
+
+def _level() -> Level:
+    """The level that the probes can have."""
+    try:
+        return isolate(Level.STRICT).level
+    except JailUnavailable:
+        return Level.PROCESS
 
 
 _PROBES = {
@@ -249,7 +269,7 @@ def _probe(target: Target, language: str) -> Check:
     task = Task(definition, (workload,), (), target, language, Path(tempfile.gettempdir()))
     try:
         notices = check_target(target, language, find_toolchain())
-        session = LocalJudge(Limits(build_s=180, first_call_s=60)).open(task)
+        session = LocalJudge(Limits(build_s=180, first_call_s=60), _level()).open(task)
     except KernelGeneratorError as error:
         return Check(name, Status.MISSING, str(error))
     try:

@@ -7,11 +7,13 @@ output, no seed, no key and no verdict; whatever it claims can only hurt the can
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 L2_FLUSH_BYTES = 256 * 1024 * 1024
 """At least twice the L2 of any target in the table."""
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _SPIN_HZ = 2.0e9
 """Upper estimate of the SM clock; a longer spin than needed costs microseconds."""
 _MAX_SPIN_S = 0.05
@@ -116,6 +119,10 @@ class Child:
                 self._synchronize()
                 binding.publish()
                 return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
+            case Kind.RUN_WIDE:
+                (slot,) = json.loads(frame.payload)
+                self._run_wide(self._bindings[slot])
+                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
             case Kind.TRAIN:
                 slot, count, mode = json.loads(frame.payload)
                 nanoseconds, flags = self._train(slot, count, Train(mode))
@@ -127,6 +134,9 @@ class Child:
                 raise ValueError(f"unknown frame kind {frame.kind}")
 
     def _prepare(self, order: Any) -> None:
+        if order["furnish"] is not None:
+            with contextlib.suppress(OSError):
+                shutil.copytree(order["furnish"], Path.home(), dirs_exist_ok=True)
         self._device = order["device"]
         self._interpreted = order["interpret"]
         self._stands_in = order["stands_in"]
@@ -174,6 +184,19 @@ class Child:
             if keep:
                 self._store(returned, binding)
 
+    def _run_wide(self, binding: _Binding) -> None:
+        """One call of a reference in double precision, into outputs laid out for that."""
+        from kernel_generator.sandbox.upcast import NotUpcast, run_upcast  # noqa: PLC0415
+
+        binding.refresh()
+        try:
+            values = run_upcast(self._runnable, binding.inputs)
+        except NotUpcast as error:
+            raise _Mismatch(Fault.NOT_WIDE, str(error)) from error
+        self._store(values, binding)
+        self._synchronize()
+        binding.publish()
+
     def _store(self, returned: Any, binding: _Binding) -> None:
         import torch  # noqa: PLC0415
 
@@ -213,6 +236,7 @@ class Child:
 
     def _train(self, slot: int, count: int, mode: Train) -> tuple[float, int]:
         binding = self._bindings[slot]
+        binding.refresh()
         if mode is Train.DEVICE:
             return self._device_train(slot, binding, count)
         # Only the last call's values are kept, for the judge to look at after its clock stopped:
@@ -275,7 +299,7 @@ class Child:
         name = type(error).__name__
         if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "bad_alloc"):
             return Fault.RESOURCE
-        if any(sign in text for sign in _OUT_OF_MEMORY):
+        if any(sign in text for sign in _EXHAUSTED):
             return Fault.RESOURCE
         if self._interpreted:
             from kernel_generator.sandbox.interpreter import (  # noqa: PLC0415
@@ -295,7 +319,14 @@ class Child:
         return Fault.RUN
 
 
-_OUT_OF_MEMORY = ("can't allocate", "std::bad_alloc", "Cannot allocate memory")
+_EXHAUSTED = (
+    "can't allocate",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "No space left on device",
+    "Resource temporarily unavailable",
+    "can't start new thread",
+)
 _NEEDS_GPU = (
     "not compiled with CUDA",
     "no NVIDIA driver",
@@ -328,17 +359,11 @@ def _describe(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Entry point; the command line is the channel's descriptor and the judge's process id."""
-    fd, parent = int(sys.argv[1]), int(sys.argv[2])
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _die_with(parent)
-    # Where memory runs out, this process goes, and not the judge.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    """Entry point; arguments: the channel's descriptor, and the order how to start, as JSON."""
+    _confine(json.loads(sys.argv[2]))
     # A crash in native code leaves the Python frames that led to it in the log.
     faulthandler.enable()
-    sock = socket.socket(fileno=fd)
+    sock = socket.socket(fileno=int(sys.argv[1]))
     # Done ahead of need: the judge starts children before it has anything for them. Triton is not
     # among these; whether it interprets is decided when it is imported.
     for module in ("flashinfer_bench.compile", *os.environ.get(wire.PRELOADED, "").split()):
@@ -353,13 +378,35 @@ def main() -> None:
         os._exit(0)
 
 
-def _die_with(parent: int) -> None:
-    import ctypes  # noqa: PLC0415
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _confine(start: Any) -> None:
+    # Where memory runs out, this process goes, and not the judge.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    user: int | None = start["user"]
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    libc = ctypes.CDLL(None, use_errno=True)
+    # A change of user takes a process's own files in /proc away from it; this gives them back.
+    libc.prctl(_PR_SET_DUMPABLE, 1)
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NPROC: start["processes"],
+        resource.RLIMIT_FSIZE: start["file_bytes"],
+    }
+    for limit, value in limits.items():
+        if value is not None:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(limit, (value, value))
+    parent: int | None = start["parent"]
+    if parent is not None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    home = Path(start["home"])
+    home.mkdir(exist_ok=True)
+    os.chdir(home)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def child_environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     cache = home / "cache"
     environment |= {
         "HOME": str(home),
+        # Asked for where the user has no entry in the system's list, as in a jail.
+        "USER": "candidate",
+        "LOGNAME": "candidate",
         "TMPDIR": str(home),
         "XDG_CACHE_HOME": str(cache),
         "FIB_CACHE_PATH": str(cache / "flashinfer_bench"),

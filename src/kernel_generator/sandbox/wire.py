@@ -37,6 +37,7 @@ class Kind(IntEnum):
     TRAIN = 4
     COUNT = 5
     RELEASE = 6
+    RUN_WIDE = 7
     READY = 100
     DONE = 101
     FAILED = 102
@@ -63,6 +64,7 @@ class Fault(IntEnum):
     SHAPE = 5
     DTYPE = 6
     PROTOCOL = 7
+    NOT_WIDE = 8
 
 
 QUEUE_KEPT_FULL = 1

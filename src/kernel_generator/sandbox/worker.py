@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
+import select
 import shutil
 import signal
 import socket
@@ -25,25 +27,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_generator.sandbox import wire
+from kernel_generator.sandbox.bounds import Watch, descendants
+from kernel_generator.sandbox.bubblewrap import SCRATCH, jail_command
 from kernel_generator.sandbox.drain import Drain
 from kernel_generator.sandbox.environment import child_environment
+from kernel_generator.sandbox.isolation import Isolation, Level
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from kernel_generator.sandbox.arena import Arena
 
-LEVEL = "process"
-"""The isolation that a worker reaches."""
-LACKED = (
-    "filesystem isolation",
-    "network isolation",
-    "PID namespace",
-    "memory and process limits",
-)
-"""What this level does not give."""
-
+_BY_SIGNAL = 128
+_FIRST_USER, _USERS = 1_900_000_000, 100_000_000
+"""User ids that nobody has: each child gets one of its own, so that process limits are its own."""
 _GRACE_S = 1.0
 _POLL_S = 0.005
 _STRAY_ROUNDS = 5
@@ -64,6 +62,8 @@ class Order:
     """The CPU stands in for a GPU: what only a GPU can do is no fault of the candidate."""
     threads: int = 0
     """CPU threads for torch; 0 leaves its default."""
+    furnish: str | None = None
+    """Folder that the child copies into its HOME first: compiler caches, made by trusted code."""
 
 
 @dataclass(frozen=True)
@@ -104,41 +104,61 @@ class Died:
 
 
 @dataclass(frozen=True)
+class Exceeded:
+    """The child held more of a resource than it may, and was killed."""
+
+    what: str
+    """'more than 8.0 GiB of memory', for example."""
+
+
+@dataclass(frozen=True)
 class TimedOut:
     """No answer within the limit; the child was killed."""
 
     limit_s: float
 
 
-Answer = Done | Failed | Died | TimedOut
+Answer = Done | Failed | Died | Exceeded | TimedOut
 
 
 class Worker:
     """One child process. Not thread-safe but for `close`, which may be called from anywhere."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        """Raises `OSError` where no process or folder can be had."""
-        self.home = Path(tempfile.mkdtemp(prefix="kernel-generator-"))
-        """Private HOME, caches and temporary files; removed by `close`."""
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        isolation: Isolation | None = None,
+        gpu: int | None = None,
+        seen: tuple[Path, ...] = (),
+    ) -> None:
+        """Start a child; level 'process' if no isolation is named.
+
+        `gpu` is the index of the device node that a jailed child may use, `seen` are folders that
+        it may read beside the system's. Raises `OSError` where no process or folder can be had.
+        """
+        isolation = isolation or Isolation(Level.PROCESS)
+        self._jailed = isolation.jail is not None
+        self._own: Path | None = None
+        if not self._jailed:
+            self._own = Path(tempfile.mkdtemp(prefix="kernel-generator-"))
+        self.home = self._own or SCRATCH / "home"
+        """Private HOME, caches and temporary files. Jailed, it is seen by the child alone."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         try:
-            environment = child_environment(self.home, environment or {})
-            self._process = _spawner(os.getpid()).submit(_spawn, theirs, environment).result()
+            start = _Spawn(isolation, self.home, dict(environment or {}), gpu, seen)
+            self._process = _spawner(os.getpid()).submit(start.spawn, theirs).result()
         except BaseException:
             # A child that did start ends when its channel closes.
             ours.close()
-            shutil.rmtree(self.home, ignore_errors=True)
+            self._remove_files()
             raise
         finally:
             theirs.close()
         self._log = Drain(self._process.stdout)
         self._closed = threading.Event()
         self._ending = threading.Lock()
-
-    def furnish(self, folder: Path) -> None:
-        """Copy a folder's content into the child's HOME. Raises `OSError`."""
-        shutil.copytree(folder, self.home, dirs_exist_ok=True)
+        self._watch = Watch(self._process.pid, isolation.bounds, self._kill)
 
     @property
     def log(self) -> str:
@@ -160,6 +180,7 @@ class Worker:
                 "interpret": order.interpret,
                 "stands_in": order.stands_in,
                 "threads": order.threads,
+                "furnish": order.furnish,
             }
         ).encode()
         return self._ask(Kind.PREPARE, payload, timeout)
@@ -175,6 +196,11 @@ class Worker:
     def run(self, slot: int, timeout: float) -> Answer:
         """One call whose inputs and outputs the judge will look at."""
         return self._ask(Kind.RUN, json.dumps([slot]).encode(), timeout)
+
+    def run_wide(self, slot: int, timeout: float) -> Answer:
+        """One call in double precision, its floating outputs laid out as float64. For references;
+        fails with `Fault.NOT_WIDE` where one cannot be run so."""
+        return self._ask(Kind.RUN_WIDE, json.dumps([slot]).encode(), timeout)
 
     def train(self, slot: int, count: int, mode: Train, timeout: float) -> Answer:
         """`count` calls in a row; `Done.wall_s` spans them all."""
@@ -216,12 +242,30 @@ class Worker:
         self._kill()
         return Failed(Fault.PROTOCOL, "the child sent a frame that no candidate should send")
 
-    def _end(self) -> Died:
+    @contextlib.contextmanager
+    def frozen(self) -> Generator[None]:
+        """The child and all that it started stand still meanwhile: what is late stays late."""
+        stopped = list(descendants(self._process.pid))
+        try:
+            for pid in stopped:
+                _signal(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in reversed(stopped):
+                _signal(pid, signal.SIGCONT)
+
+    def _end(self) -> Died | Exceeded:
         deadline = time.monotonic() + _GRACE_S
         while not (exited := self._exited()) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         self._kill()
-        return Died(self._process.returncode if exited else None)
+        if self._watch.exceeded:
+            return Exceeded(self._watch.exceeded)
+        status = self._process.returncode if exited else None
+        if self._jailed and status is not None and status > _BY_SIGNAL:
+            # bubblewrap tells of a signal as a shell does.
+            status = _BY_SIGNAL - status
+        return Died(status)
 
     def _exited(self) -> bool:
         """True once the child has ended, which leaves it to be reaped."""
@@ -235,10 +279,14 @@ class Worker:
         with self._ending:
             if self._process.returncode is not None:
                 return
+            self._watch.stop()
+            init = _only_child(self._process.pid) if self._jailed else None
             # Only a child that was not reaped yet is sure to own its process group's number.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            if init is not None:
+                _end_namespace(init)
 
     def close(self) -> None:
         """Kill what the child started and remove its files. Safe to call twice."""
@@ -247,13 +295,18 @@ class Worker:
                 return
             self._closed.set()
         self._kill()
-        _kill_strays(self.home)
+        if not self._jailed:
+            _kill_strays(self.home)
         self._log.join()
         # A thread may be waiting for an answer: this wakes it, closing alone would not.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
-        shutil.rmtree(self.home, ignore_errors=True)
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
 
     def __enter__(self) -> Worker:
         return self
@@ -292,25 +345,74 @@ def _import_path() -> list[str]:
     ]
 
 
-def _spawn(channel: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [
+@dataclass(frozen=True)
+class _Spawn:
+    """How one child is started."""
+
+    isolation: Isolation
+    home: Path
+    environment: dict[str, str]
+    gpu: int | None
+    seen: tuple[Path, ...]
+
+    def spawn(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        jail, bounds = self.isolation.jail, self.isolation.bounds
+        order = {
+            # In a PID namespace of its own it goes with the namespace's first process.
+            "parent": None if jail else os.getpid(),
+            "user": _FIRST_USER + secrets.randbelow(_USERS) if jail and jail.as_root else None,
+            "home": str(self.home),
+            "processes": bounds.processes if jail else None,
+            "file_bytes": bounds.disk_bytes if jail else None,
+        }
+        program = _START.format(path=_import_path())
+        command = [
             sys.executable,
             "-I",
             "-B",
             "-c",
-            _START.format(path=_import_path()),
+            program,
             str(channel.fileno()),
-            str(os.getpid()),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=environment["HOME"],
-        env=environment,
-        pass_fds=(channel.fileno(),),
-        start_new_session=True,
-    )
+            json.dumps(order),
+        ]
+        if jail is not None:
+            command = jail_command(jail, command, bounds, self.gpu, self.seen)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/" if jail else self.home,
+            env=child_environment(self.home, self.environment),
+            pass_fds=(channel.fileno(),),
+            start_new_session=True,
+        )
+
+
+def _signal(pid: int, what: signal.Signals) -> None:
+    # A number that was given to another process meanwhile would not be below this one.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, what)
+
+
+def _only_child(pid: int) -> int | None:
+    """A descriptor of the first process of bubblewrap's namespace, or None where it is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return os.pidfd_open(int(children[0])) if children else None
+    return None
+
+
+def _end_namespace(init: int) -> None:
+    """Kill a PID namespace by its first process, and wait until it is gone."""
+    try:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(init, signal.SIGKILL)
+        gone = select.poll()
+        gone.register(init, select.POLLIN)
+        gone.poll(_GRACE_S * 1000)
+    finally:
+        os.close(init)
 
 
 def _kill_strays(home: Path) -> None:

@@ -1,0 +1,121 @@
+"""What a reading of the source notices: labels for the author, the report and the policy.
+
+Python is read as a syntax tree, so comments and texts count for nothing; other languages are read
+without their comments. A label rejects nothing by itself: honest code carries them too.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flashinfer_bench.data import Solution
+
+NON_DETERMINISTIC_MARK = "kernel-generator: non-deterministic"
+"""A comment with these words declares that equal inputs may give different bits."""
+
+_CALLS = "calls torch or another library for the computation"
+_SWALLOWS = "catches exceptions without raising them again"
+_STREAMS = "uses CUDA streams or graphs"
+_THREADS = "starts threads or processes"
+_LOOKS = "looks at frames, other modules or the interpreter"
+
+_LIBRARIES = frozenset({"flashinfer", "cublas", "xformers", "vllm", "deep_gemm", "cutlass"})
+_PRODUCTS = frozenset(
+    {
+        *("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "tensordot", "linear", "conv2d"),
+        *("softmax", "log_softmax", "layer_norm", "rms_norm", "scaled_dot_product_attention"),
+        *("multinomial", "topk", "sort", "argsort", "cumsum", "compile"),
+    }
+)
+_IMPORTED = {
+    "threading": _THREADS,
+    "multiprocessing": _THREADS,
+    "concurrent": _THREADS,
+    "subprocess": _THREADS,
+    "inspect": _LOOKS,
+    "gc": _LOOKS,
+    "ctypes": _LOOKS,
+    "socket": _LOOKS,
+}
+_NAMED = {
+    "Stream": _STREAMS,
+    "CUDAGraph": _STREAMS,
+    "_getframe": _LOOKS,
+    "modules": _LOOKS,
+    "fork": _THREADS,
+}
+_NATIVE = {
+    r"\bcudaStreamCreate|\bcudaGraph": _STREAMS,
+    r"\bstd::j?thread\b|\bpthread_create\b|\bstd::async\b|#\s*pragma\s+omp": _THREADS,
+    r"\bcublas|\bat::|\btorch::": _CALLS,
+    r"\bcatch\s*\(": _SWALLOWS,
+}
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def labels_of(solution: Solution) -> tuple[str, ...]:
+    """Every label of a solution's sources, each once, in a fixed order."""
+    found: set[str] = set()
+    for source in solution.sources:
+        if source.path.endswith(".py"):
+            found.update(_of_python(source.content))
+        else:
+            text = _COMMENT.sub(" ", source.content)
+            found.update(label for sign, label in _NATIVE.items() if re.search(sign, text))
+    declared = ("declared non-deterministic",) if declares_non_deterministic(solution) else ()
+    return (*declared, *sorted(found))
+
+
+def declares_non_deterministic(solution: Solution) -> bool:
+    """True where a comment says that equal inputs may give different bits."""
+    return any(NON_DETERMINISTIC_MARK in source.content for source in solution.sources)
+
+
+def _of_python(text: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                yield from _imported(alias.name for alias in names)
+            case ast.ImportFrom(module=str(module)):
+                yield from _imported([module])
+            case ast.Try(handlers=handlers) if not all(map(_raises, handlers)):
+                yield _SWALLOWS
+            case ast.With(items) if any(_suppresses(item) for item in items):
+                yield _SWALLOWS
+            case ast.Attribute(attr=name) | ast.Name(id=name) if name in _NAMED:
+                yield _NAMED[name]
+            case ast.Attribute(attr=name) if name in _PRODUCTS:
+                yield _CALLS
+            case ast.BinOp(op=ast.MatMult()):
+                yield _CALLS
+            case _:
+                pass
+
+
+def _imported(names: Iterator[str] | list[str]) -> Iterator[str]:
+    for name in names:
+        top = name.partition(".")[0]
+        if top in _IMPORTED:
+            yield _IMPORTED[top]
+        if top in _LIBRARIES:
+            yield _CALLS
+
+
+def _raises(handler: ast.ExceptHandler) -> bool:
+    return any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+
+
+def _suppresses(item: ast.withitem) -> bool:
+    called = item.context_expr
+    if not isinstance(called, ast.Call):
+        return False
+    return "suppress" in (getattr(called.func, "attr", ""), getattr(called.func, "id", ""))

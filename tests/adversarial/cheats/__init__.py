@@ -1,0 +1,33 @@
+"""Cheats and bugs, by what they are after."""
+
+from __future__ import annotations
+
+from tests.adversarial.cheats import (
+    channel,
+    cpp,
+    cuda,
+    partial,
+    ragged,
+    reading,
+    remembering,
+    sampler,
+    system,
+    timing,
+    triton,
+    values,
+)
+
+CHEATS = (
+    *remembering.CASES,
+    *timing.CASES,
+    *reading.CASES,
+    *channel.CASES,
+    *values.CASES,
+    *partial.CASES,
+    *ragged.CASES,
+    *sampler.CASES,
+    *system.CASES,
+    *cpp.CASES,
+    *triton.CASES,
+    *cuda.CASES,
+)
