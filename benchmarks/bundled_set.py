@@ -110,7 +110,7 @@ def _measured(solution: GeneratedSolution, name: str, author: str, seconds: floa
         cells = [
             f"{timing.device_us.value:.1f} us{host}",
             f"{timing.call_us.value:.1f} us",
-            f"{largest.floor_us:.1f} us" if largest.floor_us else "not known",
+            f"{largest.floors.shown_us:.1f} us" if largest.floors.shown_us else "not known",
         ]
     return (
         f"| {name} | {author} | {evaluation.outcome.value} | {means.get('reference', '-')} | "

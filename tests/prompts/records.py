@@ -19,7 +19,13 @@ from flashinfer_bench.data import (
 
 from kernel_generator.domain.attempt import Attempt, Candidate
 from kernel_generator.domain.conversation import Finish, Reply
-from kernel_generator.domain.evaluation import Evaluation, Interval, Timing, WorkloadEvaluation
+from kernel_generator.domain.evaluation import (
+    Evaluation,
+    Floors,
+    Interval,
+    Timing,
+    WorkloadEvaluation,
+)
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import find_target
@@ -170,7 +176,7 @@ def passed(first_call_us: float = 2e5, floor_us: float | None = 5.0) -> Evaluati
                 device_us=interval(10.0), first_call_us=first_call_us, timer="cuda events"
             ),
             speedups={"reference": interval(2.0), "torch.compile": interval(0.8)},
-            floor_us=floor_us,
+            floors=Floors(shown_us=floor_us),
         )
         for w in WORKLOADS
     )

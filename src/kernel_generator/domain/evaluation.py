@@ -60,6 +60,41 @@ class Mismatch(Record):
     """A pattern worth telling, 'all zeros' or 'never written' for example."""
 
 
+class Floors(Record):
+    """Times that a kernel is held against on one workload, microseconds."""
+
+    shown_us: float | None = None
+    """What this workload's indices really touch over the measured copy rate, or its operations over
+    the measured rate: how far there is to go. A kernel may undercut it a little."""
+    refusing_us: float | None = None
+    """Compulsory reads over the theoretical peak, or operations over the peak rate: nothing is
+    faster, and a time below it is not believed. None for a family without an index-aware count."""
+
+
+class Clocks(Record):
+    """The GPU as NVML saw it around a measurement."""
+
+    sm_mhz: tuple[int, int] | None = None
+    """Lowest and highest clock read."""
+    memory_mhz: tuple[int, int] | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    throttled: tuple[str, ...] = ()
+    """Reasons for which clocks were held down, in NVML's words; 'idle' is none."""
+    foreign_processes: int = 0
+    """Processes with a compute context on the GPU that are not the judge's."""
+
+
+class Check(Record):
+    """One check that a certified evaluation makes beside correctness and time."""
+
+    name: str
+    """'compute-sanitizer memcheck', 'CUDA graph capture', ..."""
+    passed: bool | None
+    """None where it could not be made here; `message` says why."""
+    message: str = ""
+
+
 class WorkloadEvaluation(Record):
     """What the judge found on one workload."""
 
@@ -78,8 +113,17 @@ class WorkloadEvaluation(Record):
     """By name: 'reference', 'torch.compile', ..."""
     speedups: dict[str, Interval] = Field(default_factory=dict[str, Interval])
     """By baseline: median of per-block ratios baseline time / candidate time."""
-    floor_us: float | None = None
-    """The shown floor, from declared work over the target's peak rates; None where unknown."""
+    floors: Floors = Floors()
+    clocks: Clocks | None = None
+    """None on a CPU, and where NVML does not answer."""
+    noise: float | None = None
+    """A/A: how far from 1 the interval of the candidate against itself reaches; None where it was
+    not measured."""
+    synthetic: tuple[str, ...] = ()
+    """Inputs whose captured values are missing and were generated instead. What was measured on
+    them is not exported as a trace."""
+    unvaried: tuple[str, ...] = ()
+    """What could not be varied between trials, and why."""
 
 
 class Isolation(Record):
@@ -111,6 +155,15 @@ class Evaluation(Record):
     """Geometric mean over workloads against the reference; None where nothing was measured."""
     baselines: dict[str, Interval] = Field(default_factory=dict[str, Interval])
     """Geometric-mean speedup against each named baseline."""
+    noise: float | None = None
+    """The largest A/A noise of the workloads; None where it was not measured."""
+    promoted: bool | None = None
+    """True where it beats the incumbent beyond interval and noise; None where there was none, or
+    nothing was measured."""
+    certified: bool = False
+    """True where this is the measurement in a fresh process with the full set of checks."""
+    checks: tuple[Check, ...] = ()
+    """Further checks of a certified evaluation, those that could not be made included."""
     labels: tuple[str, ...] = ()
     """What a static reading of the source noticed; labels reject nothing."""
     isolation: Isolation | None = None

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.evaluation import WorkloadEvaluation
+from kernel_generator.domain.evaluation import Floors, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
 from kernel_generator.evaluation.compare import compare
@@ -134,7 +134,7 @@ class Bench:
                 case = _Case(worker, workload, arena, profile, errors, arena.bytes)
                 first_us = self._check(case, non_deterministic)
                 record = _with_errors(record, errors).model_copy(
-                    update={"floor_us": self.trials.floor_us(workload)}
+                    update={"floors": Floors(shown_us=self.trials.floor_us(workload))}
                 )
                 if profile.timing is None:
                     return Judged(

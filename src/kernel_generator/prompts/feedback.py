@@ -208,12 +208,12 @@ def _timed(workload: WorkloadEvaluation) -> str:
         if name == REFERENCE:
             text += f" ({interval.low:.2f}–{interval.high:.2f})"
         parts.append(text)
-    if workload.floor_us is not None and time is not None and time.value > 0:
-        share = 100.0 * workload.floor_us / time.value
+    if workload.floors.shown_us is not None and time is not None and time.value > 0:
+        share = 100.0 * workload.floors.shown_us / time.value
         parts.append(
-            f"floor {facts.microseconds(workload.floor_us)}, so {share:.0f} % of what is possible"
+            f"floor {facts.microseconds(workload.floors.shown_us)}, so {share:.0f} % of what is possible"
         )
-    elif workload.floor_us is None:
+    elif workload.floors.shown_us is None:
         parts.append("floor not known")
     if timing.host_bound:
         parts.append("bound by the host: launches, not the kernel, take the time")

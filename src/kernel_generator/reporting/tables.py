@@ -78,7 +78,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
             figures.microseconds(timing.call_us.value) if timing and timing.call_us else "-",
             figures.device_time(record.baselines.get("reference")),
             figures.times(record.speedups.get("reference")),
-            figures.microseconds(record.floor_us) if record.floor_us is not None else "-",
+            figures.microseconds(record.floors.shown_us)
+            if record.floors.shown_us is not None
+            else "-",
         )
     return table
 
