@@ -19,6 +19,7 @@ from kernel_generator.domain.events import Notice, Saved
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS, find_target, target_of_device
 from kernel_generator.domain.task import LANGUAGES, Task
+from kernel_generator.evaluation.baselines import compiled_baseline
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.processor import this_processor
@@ -272,7 +273,9 @@ def evaluate(
     session = LocalJudge(limits, isolation).open(task)
     try:
         session.prepare()
-        return session.evaluate(solution, Profile(timing=TimingPlan(), compiled_baseline=True))
+        return session.evaluate(
+            solution, Profile(timing=TimingPlan(), baselines=(compiled_baseline(task),))
+        )
     finally:
         session.close()
 

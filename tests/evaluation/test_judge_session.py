@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
 from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation.baselines import compiled_baseline
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from tests.evaluation.judging import (
@@ -194,7 +195,7 @@ def test_a_searched_workload_that_kills_the_reference_is_told_as_unusable() -> N
 
 @pytest.mark.slow
 def test_torch_compile_of_the_reference_is_timed_beside_it() -> None:
-    profile = Profile(timing=BRIEF.timing, compiled_baseline=True)
+    profile = Profile(timing=BRIEF.timing, baselines=(compiled_baseline(task()),))
     with opened(task(), Limits()) as session:
         found = session.evaluate(RIGHT, profile)
     assert found.outcome is Outcome.PASSED
@@ -210,8 +211,9 @@ def test_a_baseline_that_dies_is_left_out_and_is_nobodys_fault() -> None:
         "    if __name__.endswith('.reference'): os._exit(1)\n"
         "    return x * 2\n"
     )
-    profile = Profile(timing=BRIEF.timing, compiled_baseline=True)
-    with opened(task(with_reference(reference)), Limits()) as session:
+    what = task(with_reference(reference))
+    profile = Profile(timing=BRIEF.timing, baselines=(compiled_baseline(what),))
+    with opened(what, Limits()) as session:
         found = session.evaluate(RIGHT, profile)
     assert found.outcome is Outcome.PASSED
     assert set(found.baselines) == {"reference"}

@@ -1,150 +1,244 @@
-"""Figures and their intervals, and the checks on what a child claims."""
+"""How blocks are timed, and what is made of a child's claims.
+
+The workers here are simulated: they answer with the times that a child and a clock would give.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 
 from kernel_generator.evaluation.timing import (
+    INCUMBENT,
+    ITSELF,
     ClaimContradicted,
+    Clock,
     Party,
-    Series,
     TimingFailed,
     TimingPlan,
-    device_timing,
-    geometric_mean,
-    speedup,
-    time_calls,
     time_together,
 )
+from kernel_generator.sandbox.arena import Arena, Block, Layout, Place
+from kernel_generator.sandbox.wire import Train
 from kernel_generator.sandbox.worker import Answer, Died, Done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-    from kernel_generator.sandbox.wire import Train
+    from kernel_generator.evaluation.timing import Series
+    from kernel_generator.sandbox.worker import TrainOrder
 
-TIMES = st.lists(st.floats(1e-6, 1.0), min_size=3, max_size=12)
-PLAN = TimingPlan(block_s=1e-4, min_blocks=3, max_blocks=5, budget_s=0.05)
-
-
-def series(*seconds: float) -> Series:
-    return Series("s", np.array(seconds), host_bound=False)
-
-
-class TestSpeedup:
-    def test_is_the_median_of_the_ratios_of_each_block(self) -> None:
-        # A slow spell of the machine hits both sides of a block and cancels.
-        assert speedup(series(2, 20, 3), series(1, 10, 1)).value == 2.0
-
-    @given(TIMES)
-    def test_of_a_kernel_against_itself_is_one(self, seconds: list[float]) -> None:
-        found = speedup(series(*seconds), series(*seconds))
-        assert (found.low, found.value, found.high) == (1.0, 1.0, 1.0)
-
-    @given(TIMES, st.floats(0.1, 10.0))
-    def test_has_its_value_inside_its_interval(self, seconds: list[float], factor: float) -> None:
-        noisy = np.array(seconds)
-        found = speedup(Series("a", noisy * factor, False), Series("b", noisy[::-1], False))
-        assert found.low <= found.value <= found.high
-
-    def test_is_stated_more_narrowly_with_more_blocks(self) -> None:
-        rng = np.random.default_rng(1)
-        few, many = rng.lognormal(0, 0.2, 7), rng.lognormal(0, 0.2, 200)
-        wide = speedup(Series("a", few, False), series(*[1.0] * 7))
-        narrow = speedup(Series("a", many, False), series(*[1.0] * 200))
-        assert narrow.high - narrow.low < wide.high - wide.low
-
-    def test_interval_covers_the_truth_about_as_often_as_it_says(self) -> None:
-        rng = np.random.default_rng(2)
-        covered = 0
-        for _ in range(200):
-            found = speedup(Series("a", rng.lognormal(0, 0.1, 25), False), series(*[1.0] * 25))
-            covered += found.low <= 1.0 <= found.high
-        assert covered >= 180
+PLAN = TimingPlan(block_s=1e-3, min_blocks=3, max_blocks=5, budget_s=5.0)
+LAYOUT = Layout.plan(0, (Place("x", "float32", (8,)),), (Place("y", "float32", (8,)),), sets=8)
+TRIP_S = 1e-4
+"""What an order and its answer take."""
+FLUSH_S, EVENTS_S = 85e-6, 2.6e-6
 
 
-class TestGeometricMean:
-    def test_of_two_and_eight_is_four(self) -> None:
-        assert geometric_mean([np.full(5, 2.0), np.full(5, 8.0)]).value == pytest.approx(4.0)
+@dataclass
+class Simulated:
+    """Stands for a child: `device_s` is what its kernel takes, `claims_s` what it says."""
 
-    def test_weighs_workloads_alike_however_many_blocks_they_had(self) -> None:
-        found = geometric_mean([np.full(3, 2.0), np.full(30, 8.0)])
-        assert found.value == pytest.approx(4.0)
+    device_s: float
+    claims_s: float | None = None
+    waits: bool = False
+    """It waits for the device within a call, so that it cannot be queued."""
+    dies_after: int = 10**9
+    freezes: int = 0
+    trains: list[TrainOrder] = field(default_factory=list["TrainOrder"])
 
-    @given(st.lists(TIMES, min_size=1, max_size=5))
-    def test_has_its_value_inside_its_interval(self, ratios: list[list[float]]) -> None:
-        found = geometric_mean([np.array(r) for r in ratios])
-        assert found.low <= found.value * (1 + 1e-9)
-        assert found.value <= found.high * (1 + 1e-9)
-
-
-def test_the_timer_is_named_and_is_another_on_a_gpu() -> None:
-    cpu, gpu = (device_timing(series(1e-6, 2e-6, 3e-6), on_gpu) for on_gpu in (False, True))
-    assert cpu.timer and gpu.timer and cpu.timer != gpu.timer
-    assert cpu.device_us is not None
-    assert cpu.device_us.value == pytest.approx(2.0)
-
-
-class ClaimingWorker:
-    """Stands for a child on a GPU, which is where claims are made."""
-
-    def __init__(self, answer: Callable[[int, Train], Answer]) -> None:
-        self._answer = answer
-
-    def train(self, slot: int, count: int, mode: Train, timeout: float) -> Answer:
+    def train(
+        self, slot: int, order: TrainOrder, timeout: float, settle: Callable[[], None]
+    ) -> Answer:
         del slot, timeout
-        return self._answer(count, mode)
+        self.trains.append(order)
+        if len(self.trains) > self.dies_after:
+            return Died(-11)
+        settle()
+        per_call = 0.0 if order.mode is Train.EMPTY else self.device_s
+        return Done(TRIP_S + per_call * order.count)
+
+    def train_gated(
+        self,
+        arena: Block,
+        order: TrainOrder,
+        fill: Callable[[], None],
+        patience: float,
+        timeout: float,
+        settle: Callable[[], None],
+    ) -> Answer:
+        del arena, patience, timeout
+        self.trains.append(order)
+        fill()
+        settle()
+        empty = order.mode is Train.GATED_EMPTY
+        took = 0.9e-6 if empty else self.device_s
+        said = took if empty or self.claims_s is None else self.claims_s
+        wall = TRIP_S + order.count * (FLUSH_S + took + EVENTS_S)
+        claimed_ns = order.count * (said + EVENTS_S) * 1e9
+        return Done(wall, claimed_ns, gated=not self.waits)
+
+    def frozen(self) -> Simulated:
+        return self
+
+    def __enter__(self) -> None:
+        self.freezes += 1
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
-def party(answer: Callable[[int, Train], Answer], *, device: bool = True) -> Party:
-    return Party("candidate", ClaimingWorker(answer), 0, device)  # type: ignore[arg-type]
+@dataclass
+class Quiet:
+    """Rounds that change nothing, and count what is asked of them."""
+
+    prepared: list[int] = field(default_factory=list[int])
+    inspected: int = 0
+
+    def prepare(self, count: int) -> None:
+        self.prepared.append(count)
+
+    def fill(self, party: Party) -> None:
+        pass
+
+    def settle(self, party: Party) -> None:
+        pass
+
+    def settled(self, party: Party) -> None:
+        pass
+
+    def inspect(self) -> None:
+        self.inspected += 1
 
 
-class TestClaims:
-    def test_inside_the_judges_clock_are_credited(self) -> None:
-        honest = party(lambda count, _: Done(1e-4 * count + 1e-6, 50_000.0 * count, True))
-        found = time_together([honest], PLAN)["candidate"]
-        assert found.per_call_s.tolist() == pytest.approx([5e-5] * len(found.per_call_s))
-        assert not found.host_bound
+@pytest.fixture
+def shared() -> Generator[Arena]:
+    arena = Arena.create(LAYOUT)
+    yield arena
+    arena.close()
 
-    @pytest.mark.parametrize("nanoseconds", [0.0, -1.0, float("nan"), float("inf"), 1e12], ids=str)
-    def test_that_the_judges_clock_rules_out_are_contradicted(self, nanoseconds: float) -> None:
-        liar = party(lambda count, _: Done(1e-4 * count + 1e-6, nanoseconds, True))
+
+def on_gpu(name: str, worker: Simulated, *, trusted: bool = True) -> Party:
+    block = Block(LAYOUT, torch.zeros(LAYOUT.nbytes, dtype=torch.uint8))
+    return Party(name, worker, block, stores=False, trusted=trusted)  # type: ignore[arg-type]
+
+
+def timed(
+    *parties: Party, plan: TimingPlan = PLAN, rounds: Quiet | None = None
+) -> dict[str, Series]:
+    around = rounds or Quiet()
+    return time_together(list(parties), plan, around, Clock(parties[-1], plan, around))
+
+
+class TestOnAGpu:
+    def test_what_events_add_is_taken_off(self) -> None:
+        found = timed(on_gpu("candidate", Simulated(20e-6)), on_gpu("reference", Simulated(40e-6)))
+        assert found["candidate"].per_call_s.tolist() == pytest.approx([20e-6] * 3)
+        assert found["reference"].per_call_s.tolist() == pytest.approx([40e-6] * 3)
+
+    @pytest.mark.parametrize("claim", [1e-6, 10e-6], ids=["nearly nothing", "half of it"])
+    def test_a_claim_of_less_than_the_judges_clock_leaves_is_contradicted(
+        self, claim: float
+    ) -> None:
+        liar = on_gpu("candidate", Simulated(20e-6, claims_s=claim))
         with pytest.raises(ClaimContradicted, match="candidate claims"):
-            time_together([liar], PLAN)
+            timed(liar, on_gpu("reference", Simulated(40e-6)))
 
-    def test_of_a_queue_that_ran_empty_are_labelled_host_bound(self) -> None:
-        starved = party(lambda count, _: Done(1e-4 * count + 1e-6, 50_000.0 * count, False))
-        assert time_together([starved], PLAN)["candidate"].host_bound
+    @pytest.mark.parametrize("claim", [-1.0, float("nan"), float("inf"), 1e3, -EVENTS_S], ids=str)
+    def test_a_claim_that_cannot_be_is_contradicted(self, claim: float) -> None:
+        liar = on_gpu("candidate", Simulated(20e-6, claims_s=claim))
+        with pytest.raises(ClaimContradicted, match="candidate claims"):
+            timed(liar, on_gpu("reference", Simulated(40e-6)))
 
-    def test_are_not_asked_for_on_a_cpu(self) -> None:
-        boaster = party(lambda count, _: Done(1e-4 * count + 1e-6, 1.0, True), device=False)
-        found = time_together([boaster], PLAN)["candidate"]
-        assert found.per_call_s.min() > 9e-5
+    def test_what_waits_for_the_device_is_timed_by_the_judges_clock_and_labelled(self) -> None:
+        waiting = on_gpu("candidate", Simulated(20e-6, claims_s=1e-9, waits=True))
+        found = timed(waiting, on_gpu("reference", Simulated(40e-6)))["candidate"]
+        assert found.host_bound
+        assert "host-bound" in found.timer
+        assert found.per_call_s.tolist() == pytest.approx([20e-6] * len(found.per_call_s))
+
+
+class TestOnACpu:
+    def test_a_claim_is_not_asked_for(self, shared: Arena) -> None:
+        boaster, reference = Simulated(1e-4, claims_s=1e-9), Simulated(2e-4)
+        found = timed(
+            Party("candidate", boaster, shared, stores=False, trusted=False),  # type: ignore[arg-type]
+            Party("reference", reference, shared, stores=True),  # type: ignore[arg-type]
+        )
+        assert found["candidate"].per_call_s.tolist() == pytest.approx([1e-4] * 3)
+
+    def test_no_block_has_more_calls_than_there_are_sets(self, shared: Arena) -> None:
+        quick = Simulated(1e-6)
+        timed(
+            Party("candidate", quick, shared, stores=False),  # type: ignore[arg-type]
+            Party("reference", Simulated(1e-6), shared, stores=False),  # type: ignore[arg-type]
+        )
+        assert max(order.count for order in quick.trains) == LAYOUT.sets
+
+
+def test_timers_are_named_and_differ() -> None:
+    gpu = timed(on_gpu("candidate", Simulated(20e-6)), on_gpu("reference", Simulated(1e-5)))
+    waiting = Simulated(20e-6, waits=True)
+    bound = timed(on_gpu("candidate", waiting), on_gpu("reference", Simulated(1e-5)))
+    assert gpu["candidate"].timer
+    assert gpu["candidate"].timer != bound["candidate"].timer
+
+
+def test_the_candidate_stands_still_while_others_are_timed() -> None:
+    candidate = Simulated(20e-6)
+    timed(
+        on_gpu("candidate", candidate, trusted=False),
+        on_gpu("reference", Simulated(40e-6)),
+        on_gpu("other", Simulated(40e-6)),
+    )
+    own_trains = len(candidate.trains)
+    assert candidate.freezes == own_trains + 2 * 3
 
 
 def test_a_party_that_dies_is_named_with_how_it_died() -> None:
     with pytest.raises(TimingFailed) as failed:
-        time_together([party(lambda *_: Died(-11))], PLAN)
+        timed(on_gpu("candidate", Simulated(1e-5, dies_after=1)), on_gpu("r", Simulated(1e-5)))
     assert (failed.value.party, failed.value.answer) == ("candidate", Died(-11))
 
 
-def test_every_party_is_timed_in_every_block() -> None:
-    steady = [party(lambda c, _: Done(1e-4 * c, 5e4 * c, True)) for _ in range(3)]
-    for index, one in enumerate(steady):
-        one.name = f"p{index}"
-    found = time_together(steady, PLAN)
-    assert {len(s.per_call_s) for s in found.values()} <= {3, 4, 5}
-    assert len({len(s.per_call_s) for s in found.values()}) == 1
+def test_every_party_is_timed_in_every_round_and_every_round_is_looked_at() -> None:
+    rounds = Quiet()
+    found = timed(*(on_gpu(f"p{i}", Simulated(2e-5)) for i in range(3)), rounds=rounds)
+    assert {len(series.per_call_s) for series in found.values()} == {rounds.inspected}
+
+
+def test_a_loser_is_timed_no_longer_once_that_is_certain() -> None:
+    plan = TimingPlan(block_s=1e-3, min_blocks=3, max_blocks=50, budget_s=60.0)
+    rival = on_gpu(INCUMBENT, Simulated(10e-6))
+    found = timed(on_gpu("candidate", Simulated(20e-6)), rival, plan=plan)
+    assert len(found["candidate"].per_call_s) == 3
+
+
+def test_the_candidate_is_timed_against_itself_on_inputs_of_its_own() -> None:
+    plan = TimingPlan(block_s=1e-3, min_blocks=3, max_blocks=3, budget_s=5.0, against_itself=True)
+    rounds = Quiet()
+    found = timed(
+        on_gpu("candidate", Simulated(2e-5)),
+        on_gpu("reference", Simulated(4e-5)),
+        plan=plan,
+        rounds=rounds,
+    )
+    assert len(found[ITSELF].per_call_s) == 3
+    assert len(rounds.prepared) == 1 + 2 * 3
 
 
 def test_what_is_too_slow_for_the_budget_is_timed_a_few_times_only() -> None:
     plan = TimingPlan(block_s=1e-4, min_blocks=50, max_blocks=90, budget_s=0.0)
-    slow = party(lambda c, _: Done(2.0 * c, 1e9 * c, True))
-    assert len(time_together([slow], plan)["candidate"].per_call_s) == 3
-    assert time_calls(slow, plan).value > 0
+    found = timed(
+        on_gpu("candidate", Simulated(2.0)), on_gpu("reference", Simulated(2.0)), plan=plan
+    )
+    assert len(found["candidate"].per_call_s) == 3
+
+
+def test_call_time_is_the_judges_clock_around_calls_that_are_waited_for() -> None:
+    candidate = on_gpu("candidate", Simulated(2e-5))
+    clock = Clock(on_gpu("reference", Simulated(4e-5)), PLAN, Quiet())
+    assert clock.call_time(candidate).value == pytest.approx(20.0)

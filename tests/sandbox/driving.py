@@ -59,12 +59,13 @@ def order(
     )
 
 
-def square(n: int = 32, dtype: str = "float32", scalar: bool = False) -> Arena:
-    """An arena for a call of it, its input all ones."""
+def square(n: int = 32, dtype: str = "float32", scalar: bool = False, sets: int = 1) -> Arena:
+    """An arena for calls of it, its inputs all ones."""
     out = () if scalar else (n, n)
-    layout = Layout.plan(0, (Place("x", dtype, (n, n)),), (Place("y", "float32", out),))
+    layout = Layout.plan(0, (Place("x", dtype, (n, n)),), (Place("y", "float32", out),), sets)
     arena = Arena.create(layout)
-    view(arena.bytes, layout.inputs[0]).copy_(torch.ones(n, n))
+    for block in arena.sets:
+        view(block, layout.inputs[0]).copy_(torch.ones(n, n))
     return arena
 
 

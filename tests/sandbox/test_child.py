@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kernel_generator.domain.target import TARGETS
+from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.child import L2_FLUSH_BYTES
 from kernel_generator.sandbox.wire import Fault, Train
-from kernel_generator.sandbox.worker import Done, Failed, Worker
+from kernel_generator.sandbox.worker import Done, Failed, TrainOrder, Worker
 from tests.sandbox.driving import LIMIT_S, call, order, output, square
 
 if TYPE_CHECKING:
@@ -128,8 +129,19 @@ class TestACallThatSucceeds:
     def test_can_be_repeated_in_a_train(self, worker: Worker, arena: Arena) -> None:
         counting = "n = []\ndef run(x):\n    n.append(1)\n    return x * 0 + len(n)\n"
         assert isinstance(call(worker, order(counting), arena), Done)
-        assert isinstance(worker.train(0, 4, Train.CALLS, LIMIT_S), Done)
-        assert bool((output(arena) == 5).all())
+        ring = square(sets=4)
+        worker.bind(ring, LIMIT_S)
+        assert isinstance(worker.train(0, TrainOrder(4), LIMIT_S), Done)
+        found = [view(block, ring.layout.outputs[0]) for block in ring.sets]
+        assert [block.unique().tolist() for block in found] == [[2.0], [3.0], [4.0], [5.0]]
+        ring.close()
+
+    def test_is_not_made_in_an_empty_train(self, worker: Worker, arena: Arena) -> None:
+        assert isinstance(call(worker, order("def run(x):\n    return x * 2\n"), arena), Done)
+        empty = TrainOrder(1, Train.EMPTY, stores=False)
+        arena.region(arena.layout.outputs[0]).zero_()
+        assert isinstance(worker.train(0, empty, LIMIT_S), Done)
+        assert bool((output(arena) == 0).all())
 
     def test_has_its_matrix_products_counted(self, worker: Worker, arena: Arena) -> None:
         call(worker, order("def run(x):\n    return x @ x\n"), arena)

@@ -6,34 +6,35 @@ told as the candidate's.
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.evaluation import Floors, WorkloadEvaluation
+from kernel_generator.domain.evaluation import Floors, Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
 from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.inputs import InputsUnavailable
+from kernel_generator.evaluation.intervals import interval, noise
 from kernel_generator.evaluation.memory import poison, trespass
+from kernel_generator.evaluation.rounds import Ring
 from kernel_generator.evaluation.timing import (
+    ITSELF,
     ClaimContradicted,
+    Clock,
     Party,
     TimingFailed,
-    device_timing,
-    speedup,
-    time_calls,
     time_together,
 )
 from kernel_generator.evaluation.tolerance import tolerances_for
 from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
+from kernel_generator.evaluation.wrong import Wrong
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     import numpy as np
     import torch
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Limits, Profile
     from kernel_generator.evaluation.timing import Series, TimingPlan
-    from kernel_generator.sandbox.arena import Arena
+    from kernel_generator.sandbox.arena import Arena, Block
+    from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Worker
 
 _SAMPLING_CALLS = 4096
@@ -52,22 +54,24 @@ _SAMPLING_CALLS = 4096
 _SAMPLING_BUDGET_S = 1.0
 """Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
 _CANDIDATE = "candidate"
-_INSPECTED_SHARE = 0.35
-"""Of the rounds of a timing, so many are looked at."""
 _BOTH_ROUND = 2.0
-"""The reference of a timed round is not run in double precision: its own error comes on top."""
+"""The reference of a timed call is not run in double precision: its own error comes on top."""
+_KEPT_RINGS, _KEPT_SHARE = 1 << 30, 0.2
+"""Rings of baselines stay bound from one candidate to the next up to this total, on a GPU up to
+this share of its memory."""
 
 
-class _Wrong(Exception):
-    """The candidate's call was judged wrong."""
+@dataclass(frozen=True)
+class Subject:
+    """A prepared implementation, in a child of its own."""
 
-    def __init__(
-        self, outcome: Outcome, message: str, mismatches: tuple[Mismatch, ...] = ()
-    ) -> None:
-        super().__init__(message)
-        self.outcome = outcome
-        self.message = message
-        self.mismatches = mismatches
+    name: str
+    worker: Worker
+    stores: bool
+    """True where it returns its values instead of being given its outputs."""
+    trusted: bool = True
+    non_deterministic: bool = False
+    """It says of itself that the same inputs may give other bits."""
 
 
 @dataclass(frozen=True)
@@ -97,42 +101,43 @@ class _Timed:
 class _Case:
     """One candidate on one workload."""
 
-    worker: Worker
+    subject: Subject
     workload: Workload
-    arena: Arena
+    arena: Arena | DeviceArena
     profile: Profile
     errors: _Errors
     found: torch.Tensor
-    """The arena's bytes as the last call left them. What comes later into the arena is too late."""
+    """The first set's bytes as the last call left them. What comes later is too late."""
 
 
 class Bench:
     """Judges calls of one task on one device."""
 
-    def __init__(self, task: Task, device: str, limits: Limits, trials: Trials) -> None:
+    def __init__(self, task: Task, limits: Limits, trials: Trials) -> None:
         self._definition = task.definition
         self._sampler = sampling.is_sampler(task.definition)
-        self._on_gpu = device != "cpu"
         self._limits = limits
         self.trials = trials
+        self._rings: dict[tuple[int, str], tuple[Subject, Arena | DeviceArena]] = {}
 
     def judge(
         self,
-        worker: Worker,
+        subject: Subject,
         workload: Workload,
         profile: Profile,
-        baselines: Mapping[str, Worker],
-        non_deterministic: bool,
+        rivals: Sequence[Subject],
     ) -> Judged:
-        """Check a prepared candidate on one workload, then time it."""
+        """Check a prepared candidate on one workload, then time it among its rivals, the reference
+        first."""
         record = WorkloadEvaluation(
             uuid=workload.uuid, axes=dict(workload.axes), outcome=Outcome.PASSED
         )
         errors = _Errors()
+        sets = 1 if profile.timing is None else self.trials.sets(workload)
         try:
-            with self.trials.bound(worker, workload, 0) as arena:
-                case = _Case(worker, workload, arena, profile, errors, arena.bytes)
-                first_us = self._check(case, non_deterministic)
+            with self.trials.bound(subject.worker, workload, 0, sets) as arena:
+                case = _Case(subject, workload, arena, profile, errors, arena.bytes)
+                first_us = self._check(case)
                 record = _with_errors(record, errors).model_copy(
                     update={"floors": Floors(shown_us=self.trials.floor_us(workload))}
                 )
@@ -140,10 +145,10 @@ class Bench:
                     return Judged(
                         record.model_copy(update={"outcome": Outcome.CORRECT_NOT_MEASURED})
                     )
-                timed = self._time(case, profile.timing, baselines)
+                timed = self._time(case, profile.timing, rivals)
                 self._check_after_timing(case)
-                return _measured(record, timed, first_us, self._on_gpu)
-        except _Wrong as wrong:
+                return _measured(record, timed, first_us)
+        except Wrong as wrong:
             found = {
                 "outcome": wrong.outcome,
                 "message": wrong.message,
@@ -160,7 +165,7 @@ class Bench:
 
     # -- correctness ---------------------------------------------------------------------------
 
-    def _check(self, case: _Case, non_deterministic: bool) -> float:
+    def _check(self, case: _Case) -> float:
         """All trials of one workload. Returns the first call's microseconds."""
         first_us = 0.0
         # Each of a sampler's many draws is a trial of its own.
@@ -175,8 +180,8 @@ class Bench:
             if self._sampler:
                 self._check_draws(case)
                 continue
-            self._compare(case, expected, case.errors)
-            if index == 0 and not non_deterministic:
+            self._compare(case.workload, case.found, expected, case.errors)
+            if index == 0 and not case.subject.non_deterministic:
                 self._check_repeats(case)
         return first_us
 
@@ -184,7 +189,7 @@ class Bench:
         """One call on poisoned outputs that touches nothing else. Returns the judge's seconds."""
         poison(case.arena, turn)
         before = case.arena.bytes.clone()
-        answer = case.worker.run(case.arena.layout.slot, limit)
+        answer = case.subject.worker.run(case.arena.layout.slot, limit)
         if not isinstance(answer, Done):
             raise Stopped(answer)
         self._inspect(case, before)
@@ -193,29 +198,31 @@ class Bench:
     @staticmethod
     def _inspect(case: _Case, before: torch.Tensor) -> None:
         """Take what the call left, at once and for good, and see what it touched."""
-        with case.worker.frozen():
+        with case.subject.worker.frozen():
             case.found = case.arena.bytes.clone()
-        trespassed = trespass(case.arena, before, case.found)
+        trespassed = trespass(case.arena.layout, before, case.found)
         if trespassed is not None:
-            raise _Wrong(*trespassed)
+            raise Wrong(*trespassed)
 
     def _compare(
         self,
-        case: _Case,
+        workload: Workload,
+        found: torch.Tensor,
         expected: Expected,
         errors: _Errors,
         when: str = "",
         widened: float = 1.0,
     ) -> None:
-        tolerances = tolerances_for(self.trials.plan(case.workload), self._definition.op_type)
+        plan = self.trials.plan(workload)
+        tolerances = tolerances_for(plan, self._definition.op_type)
         decisive = expected.double or expected.ordinary
-        found: list[Mismatch] = []
+        mismatches: list[Mismatch] = []
         for place, reference, ordinary in zip(
-            case.arena.layout.outputs, decisive, expected.ordinary, strict=True
+            plan.layout(0).outputs, decisive, expected.ordinary, strict=True
         ):
             compared = compare(
                 place.name,
-                view(case.found, place),
+                view(found, place),
                 reference,
                 tolerances[place.name].times(widened),
                 ordinary,
@@ -223,10 +230,10 @@ class Bench:
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
             if compared.mismatch is not None:
-                found.append(compared.mismatch)
-        if found:
-            names = ", ".join(f"'{m.output}'" for m in found)
-            raise _Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", tuple(found))
+                mismatches.append(compared.mismatch)
+        if mismatches:
+            names = ", ".join(f"'{m.output}'" for m in mismatches)
+            raise Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", tuple(mismatches))
 
     def _check_repeats(self, case: _Case) -> None:
         first = case.found
@@ -235,7 +242,7 @@ class Bench:
             region = slice(place.offset, place.offset + place.nbytes)
             changed = int((case.found[region] != first[region]).sum())
             if changed:
-                raise _Wrong(
+                raise Wrong(
                     Outcome.NOT_REPRODUCIBLE,
                     f"output '{place.name}' differs in {changed} bytes when called again with the "
                     "same inputs: look for a race or unwritten memory, or, where the order of "
@@ -243,11 +250,12 @@ class Bench:
                     "'kernel-generator: non-deterministic'",
                 )
 
-    def _target(self, arena: Arena) -> sampling.Distribution:
+    @staticmethod
+    def _target(block: Block, index: int = 0) -> sampling.Distribution:
         return sampling.target_distribution(
             {
-                p.name: view(arena.bytes, p) if p.scalar is None else p.scalar
-                for p in arena.layout.inputs
+                p.name: view(block.sets[index], p) if p.scalar is None else p.scalar
+                for p in block.layout.inputs
             }
         )
 
@@ -260,7 +268,7 @@ class Bench:
             draws = view(case.found, place).clone()
             reason = sampling.outside_support(draws, target)
             if reason is not None:
-                raise _Wrong(Outcome.WRONG_VALUES, reason)
+                raise Wrong(Outcome.WRONG_VALUES, reason)
             counter.add(draws, target)
             late = time.perf_counter() > deadline and counter.draws >= sampling.LEAST_DRAWS
             if counter.draws >= sampling.ENOUGH_DRAWS or late:
@@ -268,7 +276,7 @@ class Bench:
             self._run(case, turn=0, limit=self._limits.call_s)
         reason = counter.verdict()
         if reason is not None:
-            raise _Wrong(Outcome.WRONG_VALUES, reason)
+            raise Wrong(Outcome.WRONG_VALUES, reason)
 
     def _check_after_timing(self, case: _Case) -> None:
         """Once more on other inputs: what is remembered from the timed calls is wrong now."""
@@ -279,19 +287,20 @@ class Bench:
             draws = view(case.found, case.arena.layout.outputs[0])
             reason = sampling.outside_support(draws, self._target(case.arena))
             if reason is not None:
-                raise _Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
+                raise Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
             return
         expected = self.trials.expected(case.workload, other)
-        self._compare(case, expected, _Errors(), " on other inputs, after being timed")
+        when = " on other inputs, after being timed"
+        self._compare(case.workload, case.found, expected, _Errors(), when)
 
     # -- timing --------------------------------------------------------------------------------
 
-    def _time(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
-        """Time the candidate among the baselines, and check what its last timed call left.
+    def _time(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+        """Time the candidate among its rivals, and check what its timed calls left.
 
-        A baseline other than the reference that does not run here is left out.
+        A rival other than the reference that does not run here is left out.
         """
-        usable = dict(baselines)
+        usable = list(rivals)
         while True:
             try:
                 return self._time_among(case, plan, usable)
@@ -299,75 +308,80 @@ class Bench:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
                 if contradiction.party == _CANDIDATE:
-                    raise _Wrong(Outcome.TIMING_UNTRUSTED, str(contradiction)) from contradiction
+                    raise Wrong(Outcome.TIMING_UNTRUSTED, str(contradiction)) from contradiction
                 answer = Failed(Fault.PROTOCOL, str(contradiction))
                 party = contradiction.party
             if party == _CANDIDATE:
                 outcome, message = outcomes.of_run(answer)
-                raise _Wrong(outcome, f"while being timed: {message}")
-            if usable.pop(party) is self.trials.reference:
+                raise Wrong(outcome, f"while being timed: {message}")
+            failing = next(rival for rival in usable if rival.name == party)
+            if failing.worker is self.trials.reference:
                 raise ReferenceStopped(answer)
+            usable.remove(failing)
 
-    def inspect_timed(self, case: _Case, before: torch.Tensor, reference: Arena | None) -> None:
-        """What a timed call left, against what the reference made of the same inputs. Raises
-        `_Wrong`."""
-        self._inspect(case, before)
-        if self._sampler:
-            target = self._target(case.arena)
-            draws = view(case.found, case.arena.layout.outputs[0])
-            reason = sampling.outside_support(draws, target)
-            if reason is not None:
-                raise _Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
-        elif reference is not None:
-            outputs = tuple(view(reference.bytes, p).clone() for p in reference.layout.outputs)
-            self._compare(case, Expected(outputs, None), _Errors(), " of a timed call", _BOTH_ROUND)
+    def _time_among(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+        mine = Party(
+            _CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False
+        )
+        parties = [mine]
+        for rival in rivals:
+            arena = self._ring(rival, case.workload)
+            parties.append(Party(rival.name, rival.worker, arena, rival.stores))
 
-    def _time_among(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
-        candidate = Party(_CANDIDATE, case.worker, case.arena.layout.slot, self._on_gpu)
-        parties = [candidate]
-        bound: dict[str, tuple[Worker, Arena]] = {}
+        def judge(index: int, block: Block, at: int, found: torch.Tensor) -> None:
+            self._judge_timed(case.workload, index, block, at, found)
+
+        ring = Ring(self.trials, case.workload, mine, judge)
+        clock = Clock(parties[1], plan, ring)
+        series = time_together(parties, plan, ring, clock)
+        return _Timed(series, clock.call_time(mine))
+
+    def _ring(self, rival: Subject, workload: Workload) -> Arena | DeviceArena:
+        """The rival's own ring for a workload, bound and called once, kept for the next candidate.
+
+        Raises `TimingFailed`, `InputsUnavailable`.
+        """
+        key = id(rival.worker), workload.uuid
+        if key in self._rings:
+            self._rings[key] = self._rings.pop(key)
+            return self._rings[key][1]
+        sets = self.trials.sets(workload)
+        self._make_room(self.trials.plan(workload).layout(0, sets).nbytes)
         try:
-            for name, other in baselines.items():
-                try:
-                    arena = self.trials.bind(other, case.workload, 0)
-                except Stopped as stopped:
-                    raise TimingFailed(name, stopped.answer) from stopped
-                bound[name] = (other, arena)
-                answer = other.run(arena.layout.slot, self._limits.first_call_s)
-                if not isinstance(answer, Done):
-                    raise TimingFailed(name, answer)
-                parties.append(Party(name, other, arena.layout.slot, self._on_gpu))
-            rounds = _Rounds(self, case, {name: arena for name, (_, arena) in bound.items()})
-            timed = _Timed(time_together(parties, plan, rounds), time_calls(candidate, plan))
-        finally:
-            for other, arena in bound.values():
-                other.release(arena.layout.slot, self._limits.call_s)
-                arena.close()
-        return timed
+            arena = self.trials.bind(rival.worker, workload, 0, sets)
+        except Stopped as stopped:
+            raise TimingFailed(rival.name, stopped.answer) from stopped
+        self._rings[key] = rival, arena
+        answer = rival.worker.run(arena.layout.slot, self._limits.first_call_s)
+        if not isinstance(answer, Done):
+            raise TimingFailed(rival.name, answer)
+        return arena
 
+    def _make_room(self, needed: int) -> None:
+        """Give up the rings that were not used for longest, and those of children that are gone."""
+        limit = self.trials.share(_KEPT_RINGS, _KEPT_SHARE)
+        for key, (rival, arena) in list(self._rings.items()):
+            held = sum(kept.layout.nbytes for _, kept in self._rings.values())
+            if held + needed > limit or not rival.worker.alive:
+                del self._rings[key]
+                self.trials.unbind(rival.worker, arena)
 
-class _Rounds:
-    """New inputs for every round of blocks; what the candidate's last call of a round left is
-    looked at in a random share of them, chosen when the round is over."""
-
-    def __init__(self, bench: Bench, case: _Case, baselines: dict[str, Arena]) -> None:
-        self._bench = bench
-        self._case = case
-        self._baselines = baselines
-        self._before = case.arena.bytes
-        self._random = random.SystemRandom()
-
-    def prepare(self) -> None:
-        """See `timing.Rounds`."""
-        arenas = [self._case.arena, *self._baselines.values()]
-        self._bench.trials.refresh(arenas, self._case.workload)
-        poison(self._case.arena, self._random.randrange(2))
-        self._before = self._case.arena.bytes.clone()
-
-    def inspect(self) -> None:
-        """See `timing.Rounds`. Raises `_Wrong`."""
-        if self._random.random() < _INSPECTED_SHARE:
-            self._bench.inspect_timed(self._case, self._before, self._baselines.get("reference"))
+    def _judge_timed(
+        self, workload: Workload, index: int, block: Block, at: int, found: torch.Tensor
+    ) -> None:
+        """What a timed call left in set `at`, of which `block` holds the inputs and what lay there
+        before, against what the reference makes of inputs number `index`. Raises `Wrong`."""
+        trespassed = trespass(block.layout, block.sets[at], found)
+        if trespassed is not None:
+            raise Wrong(*trespassed)
+        if self._sampler:
+            draws = view(found, block.layout.outputs[0])
+            reason = sampling.outside_support(draws, self._target(block, at))
+            if reason is not None:
+                raise Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
+            return
+        expected = self.trials.expected(workload, index)
+        self._compare(workload, found, expected, _Errors(), " of a timed call", _BOTH_ROUND)
 
 
 def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluation:
@@ -379,21 +393,30 @@ def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluat
     )
 
 
-def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float, on_gpu: bool) -> Judged:
+def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Judged:
     mine = timed.series[_CANDIDATE]
-    others = {name: s for name, s in timed.series.items() if name != _CANDIDATE}
-    timing = device_timing(mine, on_gpu).model_copy(
-        update={"call_us": timed.call_us, "first_call_us": first_us}
-    )
+    others = {n: s for n, s in timed.series.items() if n not in (_CANDIDATE, ITSELF)}
+    ratios = {n: s.per_call_s / mine.per_call_s for n, s in others.items()}
+    itself = timed.series.get(ITSELF)
+    timing = _timing(mine).model_copy(update={"call_us": timed.call_us, "first_call_us": first_us})
     return Judged(
         record.model_copy(
             update={
                 "timing": timing,
-                "baselines": {n: device_timing(s, on_gpu) for n, s in others.items()},
-                "speedups": {n: speedup(s, mine) for n, s in others.items()},
+                "baselines": {n: _timing(s) for n, s in others.items()},
+                "speedups": {n: interval(r) for n, r in ratios.items()},
+                "noise": None if itself is None else noise(itself.per_call_s, mine.per_call_s),
             }
         ),
-        {n: s.per_call_s / mine.per_call_s for n, s in others.items()},
+        ratios,
+    )
+
+
+def _timing(series: Series) -> Timing:
+    return Timing(
+        device_us=interval(series.per_call_s * 1e6),
+        timer=series.timer,
+        host_bound=series.host_bound,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from flashinfer_bench.data import SafetensorsInput, ScalarInput
 from flashinfer_bench.utils import dtype_str_to_torch_dtype
 
-from kernel_generator.sandbox.arena import Arena, Layout, Place, view
+from kernel_generator.sandbox.arena import Block, Layout, Place, view
 
 if TYPE_CHECKING:
     from flashinfer_bench import Definition, Workload
@@ -43,9 +43,9 @@ class InputPlan:
     inputs: tuple[Place, ...]
     outputs: tuple[Place, ...]
 
-    def layout(self, slot: int) -> Layout:
+    def layout(self, slot: int, sets: int = 1) -> Layout:
         """The arena for it."""
-        return Layout.plan(slot, self.inputs, self.outputs)
+        return Layout.plan(slot, self.inputs, self.outputs, sets)
 
 
 def plan_call(definition: Definition, workload: Workload) -> InputPlan:
@@ -95,7 +95,7 @@ def check_captured(workload: Workload, root: Path | None) -> None:
 
 
 def fill_inputs(
-    arena: Arena, definition: Definition, workload: Workload, root: Path | None, seed: int
+    arena: Block, definition: Definition, workload: Workload, root: Path | None, seed: int
 ) -> None:
     """Write the workload's inputs, as `seed` decides them, into the arena.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Floor, Task
+    from kernel_generator.evaluation.baselines import Baseline
     from kernel_generator.evaluation.timing import TimingPlan
 
 
@@ -37,8 +38,14 @@ class Profile:
     """Distinct random inputs per workload, at least 1."""
     timing: TimingPlan | None = None
     """None: correctness only."""
-    compiled_baseline: bool = False
-    """Also time `torch.compile` of the reference, interleaved with the rest."""
+    baselines: tuple[Baseline, ...] = ()
+    """What is timed interleaved with the candidate, beside the reference."""
+    incumbent: Solution | None = None
+    """What it has to beat to be promoted: the best candidate so far."""
+    edges: bool = False
+    """Also try the sizes and index structures that no workload has: correctness only."""
+    certified: bool = False
+    """The full set of checks; what it finds is what is saved and reported."""
     beats: float | None = 0.0
     """Held-out workloads are tried only where the speedup over the reference on the searched ones
     exceeds this, or where nothing is measured; None: never."""

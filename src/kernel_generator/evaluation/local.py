@@ -23,15 +23,20 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
-from kernel_generator.evaluation.baselines import compiled_solution, reference_solution
-from kernel_generator.evaluation.bench import Bench
+from kernel_generator.evaluation.baselines import reference_solution
+from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.tally import Tally
-from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
+from kernel_generator.evaluation.timing import INCUMBENT
+from kernel_generator.evaluation.toolchain import (
+    build_environment,
+    gpu_name,
+    portable_build_environment,
+)
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 from kernel_generator.sandbox.worker import Done, Order
@@ -67,7 +72,8 @@ class LocalJudge:
 
 
 @dataclass(frozen=True)
-class _Baseline:
+class _Rival:
+    solution: Solution
     worker: Worker
     problem: str = ""
     """Why it cannot be used; empty where it can."""
@@ -107,9 +113,9 @@ class LocalSession:
         self._limits = limits
         self._pool = Pool(task, device, isolation)
         self._turn = threading.Lock()
-        self._compiled: _Baseline | None = None
-        self._trials = Trials(task, limits, self._pool.start(), secrets.randbits(62))
-        self._bench = Bench(task, device, limits, self._trials)
+        self._rivals: dict[str, _Rival] = {}
+        self._trials = Trials(task, device, limits, self._pool.start(), secrets.randbits(62))
+        self._bench = Bench(task, limits, self._trials)
         self._pool.replenish()
         self.opened = Opened(device=device)
 
@@ -205,45 +211,34 @@ class LocalSession:
         measured = self._device != "cpu" or not self._task.target.is_gpu
         if not measured:
             profile = replace(profile, timing=None)
-        baselines = {"reference": self._trials.reference}
-        if profile.timing is not None and profile.compiled_baseline:
-            compiled = self._compiled_baseline()
-            if not compiled.problem:
-                baselines["torch.compile"] = compiled.worker
-        tally = Tally(tuple(baselines))
-        self._try(
+        subject = Subject(
+            "candidate",
             worker,
-            self._task.searched,
-            profile,
-            baselines,
-            declares_non_deterministic(solution),
-            tally,
+            stores=not solution.spec.destination_passing_style,
+            trusted=False,
+            non_deterministic=declares_non_deterministic(solution),
         )
+        rivals = self._prepare_rivals(profile)
+        tally = Tally()
+        self._try(subject, self._task.searched, profile, rivals, tally)
         if tally.failure is None and _earns_held_out(tally, profile):
-            self._try(
-                worker,
-                self._task.held_out,
-                profile,
-                baselines,
-                declares_non_deterministic(solution),
-                tally,
-            )
+            self._try(subject, self._task.held_out, profile, rivals, tally)
         verdict = tally.evaluation()
         return _too_slow_to_interpret(verdict) if interpreted else verdict
 
     def _try(
         self,
-        worker: Worker,
+        subject: Subject,
         workloads: tuple[Workload, ...],
         profile: Profile,
-        baselines: dict[str, Worker],
-        non_deterministic: bool,
+        rivals: list[Subject],
         tally: Tally,
     ) -> None:
         for workload in workloads:
             self._revive_reference()
-            baselines["reference"] = self._trials.reference
-            tally.add(self._bench.judge(worker, workload, profile, baselines, non_deterministic))
+            reference = Subject("reference", self._trials.reference, stores=True)
+            among = [reference, *(rival for rival in rivals if rival.worker.alive)]
+            tally.add(self._bench.judge(subject, workload, profile, among))
             if tally.failure is not None:
                 return
 
@@ -261,15 +256,34 @@ class LocalSession:
         self._trials.reference = self._pool.start()
         self._prepare_reference()
 
-    def _compiled_baseline(self) -> _Baseline:
-        if self._compiled is None:
-            worker = self._pool.start()
-            answer = worker.prepare(
-                self._order(compiled_solution(self._task)), self._limits.build_s
-            )
-            problem = "" if isinstance(answer, Done) else _last_line(answer)
-            self._compiled = _Baseline(worker, problem)
-        return self._compiled
+    def _prepare_rivals(self, profile: Profile) -> list[Subject]:
+        """What the candidate is timed among, beside the reference, each in a child of its own that
+        serves the session."""
+        if profile.timing is None:
+            return []
+        wanted = {b.name: b.solution for b in profile.baselines}
+        if profile.incumbent is not None:
+            wanted[INCUMBENT] = profile.incumbent
+        found: list[Subject] = []
+        for name, solution in wanted.items():
+            rival = self._rivals.get(name)
+            if rival is None or rival.solution != solution:
+                rival = self._prepare_rival(name, solution)
+            if not rival.problem:
+                passing = solution.spec.destination_passing_style
+                found.append(Subject(name, rival.worker, stores=not passing))
+        return found
+
+    def _prepare_rival(self, name: str, solution: Solution) -> _Rival:
+        old = self._rivals.pop(name, None)
+        if old is not None:
+            self._pool.stop(old.worker)
+        language = solution.spec.language.value
+        worker = self._pool.start(build_environment(self._task.target, language))
+        answer = worker.prepare(self._order(solution), self._limits.build_s)
+        problem = "" if isinstance(answer, Done) else _last_line(answer)
+        self._rivals[name] = _Rival(solution, worker, problem)
+        return self._rivals[name]
 
     def _order(self, solution: Solution, interpret: bool = False) -> Order:
         return Order(

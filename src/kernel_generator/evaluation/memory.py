@@ -10,30 +10,32 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.sandbox.arena import GUARD_VALUE, POISON_VALUE
 
 if TYPE_CHECKING:
-    from kernel_generator.sandbox.arena import Arena
+    from kernel_generator.sandbox.arena import Block, Layout
 
 _POISONS = (POISON_VALUE, 0x5A)
 _BOOL_POISONS = (1, 0)
 
 
-def poison(arena: Arena, turn: int = 0) -> None:
-    """Fill the outputs with a pattern that changes with `turn`.
+def poison(arena: Block, turn: int = 0, index: int = 0) -> None:
+    """Fill the outputs of one set with a pattern that changes with `turn`.
 
     What looks right under one pattern because it was never written looks different under another.
     """
     for place in arena.layout.outputs:
         patterns = _BOOL_POISONS if place.dtype == "bool" else _POISONS
-        arena.region(place).fill_(patterns[turn % 2])
+        arena.region(place, index).fill_(patterns[turn % 2])
 
 
-def trespass(arena: Arena, before: torch.Tensor, found: torch.Tensor) -> tuple[Outcome, str] | None:
-    """What a call wrote that it must not: `before` and `found` are the arena's content then."""
+def trespass(
+    layout: Layout, before: torch.Tensor, found: torch.Tensor
+) -> tuple[Outcome, str] | None:
+    """What a call wrote that it must not: `before` and `found` are the content of its set then."""
     after = found.clone()
-    for place in arena.layout.inputs:
+    for place in layout.inputs:
         region = slice(place.offset, place.offset + place.nbytes)
         if place.nbytes and not torch.equal(after[region], before[region]):
             return Outcome.INPUT_MODIFIED, f"input '{place.name}' was changed by the call"
-    places = [p for p in (*arena.layout.inputs, *arena.layout.outputs) if p.scalar is None]
+    places = [p for p in (*layout.inputs, *layout.outputs) if p.scalar is None]
     for place in places:
         after[place.offset : place.offset + place.nbytes] = GUARD_VALUE
     strange = after != GUARD_VALUE

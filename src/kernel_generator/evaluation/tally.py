@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.evaluation import Evaluation
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.evaluation.timing import geometric_mean
+from kernel_generator.evaluation.intervals import geometric_mean, promotes
+from kernel_generator.evaluation.timing import INCUMBENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 class Tally:
     """Adds up the workloads of one evaluation."""
 
-    def __init__(self, baselines: tuple[str, ...]) -> None:
+    def __init__(self) -> None:
         self._records: list[WorkloadEvaluation] = []
         self._skipped: list[WorkloadEvaluation] = []
-        self._ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        self._ratios: dict[str, list[NDArray[np.float64]]] = {}
         self.failure: WorkloadEvaluation | None = None
 
     def add(self, judged: Judged) -> None:
@@ -32,7 +33,7 @@ class Tally:
             self._skipped.append(judged.record)
             return
         for name, ratio in judged.ratios.items():
-            self._ratios[name].append(ratio)
+            self._ratios.setdefault(name, []).append(ratio)
         if not judged.record.outcome.is_result:
             self.failure = judged.record
 
@@ -63,7 +64,12 @@ class Tally:
                 f"{len(self._skipped)} of {len(records)} workloads cannot be run here: "
                 f"{self._skipped[0].message}"
             )
+        against = means.pop(INCUMBENT, None)
+        noises = [r.noise for r in records if r.noise is not None]
+        noise = max(noises, default=None)
         return Evaluation(
+            noise=noise,
+            promoted=None if against is None else promotes(against, noise or 0.0),
             outcome=Outcome.PASSED if timed else Outcome.CORRECT_NOT_MEASURED,
             message=message,
             workloads=records,

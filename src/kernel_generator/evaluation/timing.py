@@ -1,7 +1,8 @@
 """Paired timing: implementations run in interleaved, randomly ordered blocks, and ratios decide.
 
-On a CPU the judge's own clock spans each block; on a GPU the child reports event times, which the
-judge only credits where they fit inside its own clock.
+Every call of a block has inputs of its own that were not there before. On a CPU the judge's clock
+spans the block. On a GPU the calls are queued first, then their inputs are written, then the judge
+lets them go: the child reports event times, which are credited where that clock bears them out.
 """
 
 from __future__ import annotations
@@ -13,34 +14,46 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kernel_generator.domain.evaluation import Interval, Timing
+from kernel_generator.evaluation.intervals import interval
+from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import Done
+from kernel_generator.sandbox.worker import Done, TrainOrder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kernel_generator.domain.evaluation import Interval
+    from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Answer, Worker
 
-_RESAMPLES = 1000
 _PATIENCE = 4
 _LEAST_BLOCKS = 3
 """What is so slow that even `min_blocks` take too long is timed this often in any case."""
 _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
+_EMPTY_TRAINS = 5
+_EMPTY_KERNEL_S = 0.9e-6
+"""A kernel that does nothing, as CUPTI measures it (H100). Events around it read more: what is more
+is taken off every figure."""
+_SLACK_S, _SLACK_SHARE = 30e-6, 0.02
+"""The judge's clock around a train, trains of nothing taken off, spreads by this much."""
+_ENOUGH = 0.02
+"""Width of an interval over its value at which more blocks are not worth their time."""
 
 
 @dataclass(frozen=True)
 class TimingPlan:
     """How much effort a figure is worth."""
 
-    block_s: float = 0.01
-    """A block repeats calls for about this long."""
+    block_s: float = 0.005
+    """A block repeats calls for about this long, as far as there are sets of inputs."""
     min_blocks: int = 7
     max_blocks: int = 30
     budget_s: float = 0.4
     """Wall time for all blocks of one workload. `min_blocks` may overrun it `_PATIENCE` times."""
     call_limit_s: float = 60.0
+    against_itself: bool = False
+    """Also time the candidate against itself: the A/A noise of the measurement."""
 
 
 @dataclass
@@ -49,13 +62,16 @@ class Party:
 
     name: str
     worker: Worker
-    slot: int
-    device: bool
-    """True where the child's CUDA events are the clock."""
+    arena: Arena | DeviceArena
+    stores: bool
+    """True where it returns its values, and storing them is the protocol's cost."""
+    trusted: bool = True
+    """False for a candidate: it stands still while others are timed."""
     count: int = 1
-    overhead_s: float = 0.0
-    per_call_s: list[float] = field(default_factory=list[float])
+    gated: bool = False
     host_bound: bool = False
+    per_call_s: list[float] = field(default_factory=list[float])
+    claims: list[Done] = field(default_factory=list[Done])
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class Series:
 
     name: str
     per_call_s: NDArray[np.float64]
-    host_bound: bool
+    timer: str
+    host_bound: bool = False
 
 
 class TimingFailed(Exception):
@@ -79,18 +96,31 @@ class TimingFailed(Exception):
 class ClaimContradicted(Exception):
     """A child claimed a device time that the judge's clock rules out."""
 
-    def __init__(self, party: str, claimed_s: float, wall_s: float) -> None:
+    def __init__(self, party: str, claimed_s: float, seen_s: float) -> None:
         super().__init__(
-            f"{party} claims {claimed_s:.3e} s on the device within {wall_s:.3e} s of wall time"
+            f"{party} claims {claimed_s * 1e6:.2f} us a call on the device, where the judge's "
+            f"clock leaves {seen_s * 1e6:.2f} us"
         )
         self.party = party
 
 
 class Rounds(Protocol):
-    """What happens around each round of blocks, while no clock runs."""
+    """What happens around the blocks, while no clock runs but for `settle`."""
 
-    def prepare(self) -> None:
-        """Give all parties the same new inputs."""
+    def prepare(self, count: int) -> None:
+        """Make new inputs for the first `count` sets of the ring."""
+        ...
+
+    def fill(self, party: Party) -> None:
+        """Give a party those inputs."""
+        ...
+
+    def settle(self, party: Party) -> None:
+        """Take a first look at what is there the moment the party says that it is done."""
+        ...
+
+    def settled(self, party: Party) -> None:
+        """See that nothing was written after that look. What it raises ends the timing."""
         ...
 
     def inspect(self) -> None:
@@ -98,11 +128,131 @@ class Rounds(Protocol):
         ...
 
 
-def time_together(parties: list[Party], plan: TimingPlan, rounds: Rounds) -> dict[str, Series]:
-    """Time all parties in interleaved blocks. Raises `TimingFailed`, `ClaimContradicted`, and what
-    `rounds` raises."""
+ITSELF = "itself"
+"""Name of the series of a candidate's blocks that only its own noise is taken from."""
+
+
+class Clock:
+    """Times blocks of parties. The overhead of its own protocol it takes from trains of nothing,
+    run by a party that is trusted."""
+
+    def __init__(self, trusted: Party, plan: TimingPlan, rounds: Rounds) -> None:
+        self._trusted = trusted
+        self._plan = plan
+        self._rounds = rounds
+        self._empty: dict[tuple[int, bool, bool], Done] = {}
+
+    def empty(self, count: int, gated: bool, stores: bool) -> Done:
+        """What a train of nothing takes."""
+        key = count, gated, stores
+        if key not in self._empty:
+            mode = Train.GATED_EMPTY if gated else Train.EMPTY
+            order = TrainOrder(count, mode, stores)
+            found = [self._train(self._trusted, order, gated) for _ in range(_EMPTY_TRAINS)]
+            self._empty[key] = sorted(found, key=lambda done: done.wall_s)[len(found) // 2]
+        return self._empty[key]
+
+    def _train(self, party: Party, order: TrainOrder, gated: bool) -> Done:
+        limit = self._plan.call_limit_s
+
+        def fill() -> None:
+            # Still, so that it cannot begin on what is being written.
+            with party.worker.frozen():
+                self._rounds.fill(party)
+
+        def settle() -> None:
+            self._rounds.settle(party)
+
+        if gated and not isinstance(party.arena, Arena):
+            patience = limit if party.gated else self._patience(party, order.count)
+            answer = party.worker.train_gated(party.arena, order, fill, patience, limit, settle)
+        else:
+            fill()
+            answer = party.worker.train(party.arena.layout.slot, order, limit, settle)
+        if not isinstance(answer, Done):
+            raise TimingFailed(party.name, answer)
+        self._rounds.settled(party)
+        return answer
+
+    def _patience(self, party: Party, count: int) -> float:
+        return 0.05 + 4 * count * min(self._per_call(party, party.count), 1.0)
+
+    def _per_call(self, party: Party, count: int, mode: Train = Train.CALLS) -> float:
+        done = self._train(party, TrainOrder(count, mode), gated=False)
+        overhead = self.empty(count, gated=False, stores=party.stores).wall_s
+        return max(done.wall_s - overhead, 1e-9) / count
+
+    def warm_up(self, party: Party) -> None:
+        """Find out how many calls make a block, and whether they can be queued."""
+        sets = party.arena.layout.sets
+        self._per_call(party, 1)
+        once = self._per_call(party, 1)
+        if sets > 1 and once < self._plan.block_s:
+            once = self._per_call(party, min(sets, max(1, int(self._plan.block_s / once / 4))))
+        party.count = max(1, min(sets, round(self._plan.block_s / max(once, 1e-7))))
+        if isinstance(party.arena, Arena):
+            return
+        for count in sorted({party.count, -(-party.count // 8), 1}, reverse=True):
+            done = self._train(party, TrainOrder(count, Train.GATED), gated=True)
+            if done.gated:
+                party.gated, party.count = True, count
+                # The first train makes events and buffers; the second does not.
+                self._train(party, TrainOrder(count, Train.GATED), gated=True)
+                return
+        party.host_bound = True
+
+    def block(self, party: Party) -> float:
+        """Seconds a call, over one block."""
+        time.sleep(_SETTLE_S)
+        if not party.gated:
+            return self._per_call(party, party.count)
+        done = self._train(party, TrainOrder(party.count, Train.GATED), gated=True)
+        claimed_s = done.device_ns * 1e-9
+        if not done.gated or not 0.0 < claimed_s <= done.wall_s:
+            raise ClaimContradicted(party.name, claimed_s / party.count, done.wall_s / party.count)
+        party.claims.append(done)
+        empty = self.empty(party.count, True, party.stores)
+        surplus = empty.device_ns * 1e-9 / party.count - _EMPTY_KERNEL_S
+        return max(claimed_s / party.count - max(surplus, 0.0), 1e-9)
+
+    def check_claims(self, party: Party) -> None:
+        """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed."""
+        if not party.claims:
+            return
+        empty = self.empty(party.count, True, party.stores)
+        walls = np.array([done.wall_s for done in party.claims])
+        claimed = np.array([done.device_ns * 1e-9 for done in party.claims])
+        unclaimed = float(np.median(walls - claimed)) - (empty.wall_s - empty.device_ns * 1e-9)
+        if unclaimed > _SLACK_S + _SLACK_SHARE * float(np.median(walls)):
+            mine = float(np.median(claimed))
+            raise ClaimContradicted(
+                party.name, mine / party.count, (mine + unclaimed) / party.count
+            )
+
+    def call_time(self, party: Party) -> Interval:
+        """What a caller waits for one call on an idle device, in microseconds."""
+        figures: list[float] = []
+        deadline = time.perf_counter() + self._plan.budget_s / 2
+        while not figures or (len(figures) < 5 and time.perf_counter() < deadline):
+            self._rounds.prepare(party.count)
+            figures.append(self._per_call(party, party.count, Train.SYNCED))
+            self._rounds.inspect()
+        return interval(np.array(figures) * 1e6)
+
+
+def time_together(
+    parties: list[Party], plan: TimingPlan, rounds: Rounds, clock: Clock
+) -> dict[str, Series]:
+    """Time all parties in interleaved blocks. The first is the candidate.
+
+    Raises `TimingFailed`, `ClaimContradicted`, and what `rounds` raises.
+    """
+    candidate = parties[0]
+    rounds.prepare(candidate.arena.layout.sets)
     for party in parties:
-        _warm_up(party, plan)
+        clock.warm_up(party)
+    used = max(party.count for party in parties)
+    itself: list[float] = []
     order = random.SystemRandom()
     began = time.perf_counter()
 
@@ -111,97 +261,54 @@ def time_together(parties: list[Party], plan: TimingPlan, rounds: Rounds) -> dic
 
     blocks = 0
     while blocks < _LEAST_BLOCKS or (
-        blocks < plan.max_blocks and (within(1) or (blocks < plan.min_blocks and within(_PATIENCE)))
+        blocks < plan.max_blocks
+        and (within(1) or (blocks < plan.min_blocks and within(_PATIENCE)))
+        and not (blocks >= plan.min_blocks and _decided(parties))
     ):
-        rounds.prepare()
+        if plan.against_itself:
+            rounds.prepare(candidate.count)
+            itself.append(clock.block(candidate))
+        rounds.prepare(used)
         for party in order.sample(parties, len(parties)):
-            party.per_call_s.append(_block(party, plan))
+            if party.trusted and not candidate.trusted:
+                with candidate.worker.frozen():
+                    party.per_call_s.append(clock.block(party))
+            else:
+                party.per_call_s.append(clock.block(party))
         rounds.inspect()
         blocks += 1
-    return {p.name: Series(p.name, np.array(p.per_call_s), p.host_bound) for p in parties}
+    for party in parties:
+        clock.check_claims(party)
+    found = {p.name: _series(p, p.per_call_s) for p in parties}
+    if plan.against_itself:
+        found[ITSELF] = _series(candidate, itself)
+    return found
 
 
-def time_calls(party: Party, plan: TimingPlan) -> Interval:
-    """What a caller waits for one call on an idle device, in microseconds."""
-    count = max(1, min(party.count, 50))
-    figures: list[float] = []
-    deadline = time.perf_counter() + plan.budget_s
-    while not figures or (len(figures) < 5 and time.perf_counter() < deadline):
-        answer = party.worker.train(party.slot, count, Train.SYNCED, plan.call_limit_s)
-        if not isinstance(answer, Done):
-            raise TimingFailed(party.name, answer)
-        figures.append(max(answer.wall_s - party.overhead_s, 0.0) / count)
-    return _interval(np.array(figures) * 1e6)
+def _decided(parties: list[Party]) -> bool:
+    """True where no further block would change what the figures say."""
+    mine = np.array(parties[0].per_call_s)
+    for party in parties[1:]:
+        ratio = interval(np.array(party.per_call_s) / mine)
+        if party.name == INCUMBENT and ratio.high < 1.0:
+            return True
+        if ratio.high - ratio.low > _ENOUGH * ratio.value:
+            return False
+    return True
 
 
-def _warm_up(party: Party, plan: TimingPlan) -> None:
-    for _ in range(2):
-        _train(party, 1, Train.CALLS, plan)
-    party.overhead_s = min(_train(party, 0, Train.CALLS, plan).wall_s for _ in range(5))
-    if party.device:
-        _train(party, 1, Train.DEVICE, plan)
-    once = max(_train(party, 1, Train.CALLS, plan).wall_s - party.overhead_s, 1e-7)
-    if once < plan.block_s:
-        few = max(1, int(plan.block_s / once / 4))
-        once = max(_train(party, few, Train.CALLS, plan).wall_s - party.overhead_s, 1e-7) / few
-    limit = 50 if party.device else 20_000
-    party.count = max(1, min(limit, round(plan.block_s / once)))
-    if party.device:
-        _train(party, party.count, Train.DEVICE, plan)
+INCUMBENT = "incumbent"
+"""Name of the baseline that a candidate has to beat to be promoted."""
 
 
-def _block(party: Party, plan: TimingPlan) -> float:
-    time.sleep(_SETTLE_S)
-    if not party.device:
-        done = _train(party, party.count, Train.CALLS, plan)
-        return max(done.wall_s - party.overhead_s, 1e-9) / party.count
-    done = _train(party, party.count, Train.DEVICE, plan)
-    claimed_s = done.device_ns * 1e-9
-    if not 0.0 < claimed_s <= done.wall_s:
-        raise ClaimContradicted(party.name, claimed_s, done.wall_s)
-    party.host_bound = party.host_bound or not done.queue_kept_full
-    return claimed_s / party.count
-
-
-def _train(party: Party, count: int, mode: Train, plan: TimingPlan) -> Done:
-    answer = party.worker.train(party.slot, count, mode, plan.call_limit_s)
-    if not isinstance(answer, Done):
-        raise TimingFailed(party.name, answer)
-    return answer
-
-
-def device_timing(series: Series, on_gpu: bool) -> Timing:
-    """The record of one party's figures."""
-    timer = (
-        "CUDA events around each call, cold L2, reported by the child and bounded by the judge"
-        if on_gpu
-        else "the judge's clock around blocks of calls"
-    )
-    return Timing(
-        device_us=_interval(series.per_call_s * 1e6), timer=timer, host_bound=series.host_bound
-    )
-
-
-def speedup(baseline: Series, candidate: Series) -> Interval:
-    """Median of per-block ratios with a bootstrap 95 % interval."""
-    return _interval(baseline.per_call_s / candidate.per_call_s)
-
-
-def geometric_mean(ratios: list[NDArray[np.float64]]) -> Interval:
-    """Geometric mean over workloads of the median per-block ratio, bootstrapped over blocks."""
-    rng = np.random.default_rng(0)
-    logs = [np.log(r) for r in ratios]
-    value = float(np.exp(np.mean([np.median(one) for one in logs])))
-    draws = np.zeros(_RESAMPLES)
-    for one in logs:
-        picks = rng.integers(0, len(one), (_RESAMPLES, len(one)))
-        draws += np.median(one[picks], axis=1)
-    low, high = np.exp(np.percentile(draws / len(logs), [2.5, 97.5]))
-    return Interval(value=value, low=float(low), high=float(high))
-
-
-def _interval(samples: NDArray[np.float64]) -> Interval:
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(samples), (_RESAMPLES, len(samples)))
-    low, high = np.percentile(np.median(samples[picks], axis=1), [2.5, 97.5])
-    return Interval(value=float(np.median(samples)), low=float(low), high=float(high))
+def _series(party: Party, per_call_s: list[float]) -> Series:
+    if party.gated:
+        timer = (
+            "CUDA events around calls queued behind a gate, cold L2; reported by the child and "
+            "borne out by the judge's clock"
+        )
+    elif party.host_bound:
+        timer = "the judge's clock around calls that wait for the device within: host-bound"
+    else:
+        timer = "the judge's clock around blocks of calls"
+    return Series(party.name, np.array(per_call_s), timer, party.host_bound)

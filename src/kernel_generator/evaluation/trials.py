@@ -7,7 +7,6 @@ implementation is bound to an arena of its own.
 from __future__ import annotations
 
 import math
-import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,20 +20,28 @@ from kernel_generator.evaluation.sampling import is_sampler
 from kernel_generator.evaluation.tolerance import tolerances_for
 from kernel_generator.evaluation.values import Values, draw, variants, vary
 from kernel_generator.evaluation.workloads import declared_floor, floor_us
-from kernel_generator.sandbox.arena import Arena, view
+from kernel_generator.sandbox.arena import Arena, Block, view
 from kernel_generator.sandbox.worker import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Floor, Task
     from kernel_generator.evaluation.judge import Limits
+    from kernel_generator.sandbox.arena import Layout
+    from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Answer, Worker
 
-_KEPT_BYTES = 1024 * 1024 * 1024
-"""Inputs and reference outputs are kept between candidates up to this total, else made again."""
+FRESH = 1000
+"""Inputs from this number on are for timed calls: drawn like the second trial, each used once."""
+_KEPT_BYTES, _KEPT_SHARE = 1 << 30, 0.1
+"""Inputs and reference outputs are kept between candidates up to this total, else made again; on a
+GPU up to this share of its memory."""
+_RING_SETS, _GPU_RING_SETS = 256, 32
+_RING_BYTES, _GPU_RING_BYTES, _GPU_RING_SHARE = 64 << 20, 2 << 30, 0.03
+"""A ring holds this many sets of inputs where they fit: each call of a block has its own."""
 _REFERENCE_TRIES = 2
 """A workload whose reference failed this often is not tried again: each try may take minutes."""
 
@@ -67,12 +74,15 @@ class ReferenceStopped(Stopped):
 
 
 class Trials:
-    """Inputs and reference outputs of one task's workloads."""
+    """Inputs and reference outputs of one task's workloads, on the device they are run on."""
 
-    def __init__(self, task: Task, limits: Limits, reference: Worker, seed: int) -> None:
+    def __init__(
+        self, task: Task, device: str, limits: Limits, reference: Worker, seed: int
+    ) -> None:
         self.reference = reference
         """Replaced by the session where it has died."""
         self._task = task
+        self.device = device
         self._limits = limits
         self._seed = seed
         self._plans: dict[str, InputPlan] = {}
@@ -86,14 +96,31 @@ class Trials:
         self._kept_bytes = 0
         self._slot = 0
 
+    @property
+    def on_gpu(self) -> bool:
+        """True where inputs and outputs lie in a GPU's memory."""
+        return self.device != "cpu"
+
     def plan(self, workload: Workload) -> InputPlan:
         """Names, dtypes and shapes of the call. Raises `InputsUnavailable`."""
         if workload.uuid not in self._plans:
             self._plans[workload.uuid] = plan_call(self._task.definition, workload)
         return self._plans[workload.uuid]
 
+    def sets(self, workload: Workload) -> int:
+        """How many sets of inputs a ring of the workload holds. Raises `InputsUnavailable`."""
+        size = self.plan(workload).layout(0).size
+        if not self.on_gpu:
+            return max(1, min(_RING_SETS, _RING_BYTES // size))
+        _, total = torch.cuda.mem_get_info()
+        room = min(_GPU_RING_BYTES, int(_GPU_RING_SHARE * total))
+        return max(1, min(_GPU_RING_SETS, room // size))
+
+    # -- what the reference makes of it --------------------------------------------------------
+
     def expected(self, workload: Workload, index: int) -> Expected:
-        """The reference's outputs on inputs number `index`.
+        """The reference's outputs on inputs number `index`; those of timed calls as they are, the
+        others in double precision too.
 
         Raises `InputsUnavailable`, and `ReferenceStopped` where the reference fails.
         """
@@ -113,7 +140,8 @@ class Trials:
         except Stopped as stopped:
             failures.append(stopped.answer)
             raise ReferenceStopped(stopped.answer) from stopped
-        expected = Expected(outputs, self._wide(workload, index, outputs))
+        wide = self._wide(workload, index, outputs) if index < FRESH else None
+        expected = Expected(outputs, wide)
         if self._may_keep(expected.nbytes):
             self._expected[key] = expected
         return expected
@@ -180,34 +208,41 @@ class Trials:
         dtypes = {p.dtype for p in (*plan.inputs, *plan.outputs) if p.scalar is None}
         return floor_us(self.floor(workload), self._task.target, dtypes)
 
-    def fill(self, arena: Arena, workload: Workload, index: int) -> None:
-        """Write inputs number `index` into an arena of the workload: number 0 as the workload
-        describes them, the others varied. Raises `InputsUnavailable`."""
+    # -- values --------------------------------------------------------------------------------
+
+    def fill(self, block: Block, workload: Workload, index: int, at: int = 0) -> None:
+        """Write inputs number `index` into set `at` of a block laid out for the workload.
+
+        Number 0 is as the workload describes them, those after it go through the hard cases, those
+        from `FRESH` on are new but ordinary. Raises `InputsUnavailable`.
+        """
         key = (workload.uuid, index)
         kept = self._inputs.get(key)
-        if kept is None:
-            task, seed = self._task, self._seed + index
-            if index == 0:
-                fill_inputs(arena, task.definition, workload, task.root, seed)
-            else:
-                self._write(arena, self._drawn(workload, index, seed))
-            if self._may_keep(arena.layout.size):
-                self._inputs[key] = arena.bytes.clone()
+        if kept is not None:
+            for place in block.layout.inputs:
+                region = slice(place.offset, place.offset + place.nbytes)
+                block.sets[at, region] = kept[region]
             return
-        for place in arena.layout.inputs:
-            region = slice(place.offset, place.offset + place.nbytes)
-            arena.bytes[region] = kept[region]
+        task, seed = self._task, self._seed + index
+        if index >= FRESH:
+            values = self._fresh(workload, seed)
+        elif index == 0:
+            fill_inputs(block, task.definition, workload, task.root, seed)
+            values = None
+        else:
+            values = self._drawn(workload, index, seed)
+        if values is not None:
+            self._write(block, values, at)
+        if index < FRESH and self._may_keep(block.layout.size):
+            self._inputs[key] = block.sets[at].clone()
 
-    def refresh(self, arenas: Sequence[Arena], workload: Workload) -> None:
-        """Write the same new values, never used before, into arenas of the workload."""
-        generator = torch.Generator().manual_seed(secrets.randbits(62))
+    def _fresh(self, workload: Workload, seed: int) -> Values:
         base = self._bases.get(workload.uuid)
         if base is None:
-            base = self._drawn(workload, 1, secrets.randbits(62))
+            base = self._drawn(workload, 1, self._seed + 1)
             self._bases = {workload.uuid: base}
-        values = vary(self._task.definition, workload, base, generator)
-        for arena in arenas:
-            self._write(arena, values)
+        generator = torch.Generator().manual_seed(seed)
+        return vary(self._task.definition, workload, base, generator)
 
     def _drawn(self, workload: Workload, index: int, seed: int) -> Values:
         task = self._task
@@ -218,30 +253,42 @@ class Trials:
         return draw(task.definition, workload, task.root, generator, kind)
 
     @staticmethod
-    def _write(arena: Arena, values: Values) -> None:
-        for place in arena.layout.inputs:
+    def _write(block: Block, values: Values, at: int) -> None:
+        for place in block.layout.inputs:
             if place.scalar is not None or not place.nbytes:
                 continue
             value = values.tensors.get(place.name)
             if value is None:
                 value = torch.tensor(values.scalars[place.name], dtype=place.torch_dtype)
-            view(arena.bytes, place).copy_(value)
+            view(block.sets[at], place).copy_(value)
 
-    def bind(self, worker: Worker, workload: Workload, index: int) -> Arena:
-        """Share a new arena, filled with inputs number `index`, with a worker.
+    # -- memory --------------------------------------------------------------------------------
+
+    def private(self, layout: Layout) -> Block:
+        """Memory laid out alike that no child ever sees."""
+        block = Block(layout, torch.empty(layout.nbytes, dtype=torch.uint8, device=self.device))
+        block.clear()
+        return block
+
+    def bind(
+        self, worker: Worker, workload: Workload, index: int, sets: int = 1
+    ) -> Arena | DeviceArena:
+        """Share a new arena, its first set filled with inputs number `index`, with a worker.
 
         Raises `InputsUnavailable`, and `Stopped` where the worker fails.
         """
-        return self._bind_as(self.plan(workload), worker, workload, index)
+        return self._bind_as(self.plan(workload), worker, workload, index, sets)
 
-    def _bind_as(self, plan: InputPlan, worker: Worker, workload: Workload, index: int) -> Arena:
-        layout = plan.layout(self._slot)
+    def _bind_as(
+        self, plan: InputPlan, worker: Worker, workload: Workload, index: int, sets: int
+    ) -> Arena | DeviceArena:
+        layout = plan.layout(self._slot, sets)
         self._slot += 1
         try:
-            arena = Arena.create(layout)
+            arena = self._create(layout)
         except OSError as error:
             raise InputsUnavailable(
-                f"the tensors of workload {workload.uuid} take {layout.size / 2**30:.1f} GiB, "
+                f"the tensors of workload {workload.uuid} take {layout.nbytes / 2**30:.1f} GiB, "
                 f"which this machine does not have: {error.strerror}"
             ) from error
         try:
@@ -250,29 +297,50 @@ class Trials:
             if not isinstance(answer, Done):
                 raise Stopped(answer)
         except BaseException:
-            arena.close()
+            worker.afterwards(arena.close)
             raise
         return arena
 
+    def _create(self, layout: Layout) -> Arena | DeviceArena:
+        if not self.on_gpu:
+            return Arena.create(layout)
+        from kernel_generator.sandbox.device_arena import DeviceArena  # noqa: PLC0415
+
+        return DeviceArena.create(layout)
+
+    def unbind(self, worker: Worker, arena: Arena | DeviceArena) -> None:
+        """Take an arena back from a worker. Nobody else is given the memory of a GPU while a
+        candidate lives that may still have it open."""
+        worker.release(arena.layout.slot, self._limits.call_s)
+        if worker is self.reference or isinstance(arena, Arena):
+            arena.close()
+        else:
+            worker.afterwards(arena.close)
+
     @contextmanager
-    def bound(self, worker: Worker, workload: Workload, index: int) -> Generator[Arena]:
+    def bound(
+        self, worker: Worker, workload: Workload, index: int, sets: int = 1
+    ) -> Generator[Arena | DeviceArena]:
         """`bind`, released at the end. Raises as `bind`."""
-        with self._bound_as(self.plan(workload), worker, workload, index) as arena:
+        with self._bound_as(self.plan(workload), worker, workload, index, sets) as arena:
             yield arena
 
     @contextmanager
     def _bound_as(
-        self, plan: InputPlan, worker: Worker, workload: Workload, index: int
-    ) -> Generator[Arena]:
-        arena = self._bind_as(plan, worker, workload, index)
+        self, plan: InputPlan, worker: Worker, workload: Workload, index: int, sets: int = 1
+    ) -> Generator[Arena | DeviceArena]:
+        arena = self._bind_as(plan, worker, workload, index, sets)
         try:
             yield arena
         finally:
-            worker.release(arena.layout.slot, self._limits.call_s)
-            arena.close()
+            self.unbind(worker, arena)
+
+    def share(self, nbytes: int, of_gpu: float) -> int:
+        """`nbytes`, on a GPU that share of its memory."""
+        return int(of_gpu * torch.cuda.mem_get_info()[1]) if self.on_gpu else nbytes
 
     def _may_keep(self, size: int) -> bool:
-        if self._kept_bytes + size > _KEPT_BYTES:
+        if self._kept_bytes + size > self.share(_KEPT_BYTES, _KEPT_SHARE):
             return False
         self._kept_bytes += size
         return True

@@ -208,12 +208,11 @@ def _timed(workload: WorkloadEvaluation) -> str:
         if name == REFERENCE:
             text += f" ({interval.low:.2f}–{interval.high:.2f})"
         parts.append(text)
-    if workload.floors.shown_us is not None and time is not None and time.value > 0:
-        share = 100.0 * workload.floors.shown_us / time.value
-        parts.append(
-            f"floor {facts.microseconds(workload.floors.shown_us)}, so {share:.0f} % of what is possible"
-        )
-    elif workload.floors.shown_us is None:
+    floor_us = workload.floors.shown_us
+    if floor_us is not None and time is not None and time.value > 0:
+        share = 100.0 * floor_us / time.value
+        parts.append(f"floor {facts.microseconds(floor_us)}, so {share:.0f} % of what is possible")
+    elif floor_us is None:
         parts.append("floor not known")
     if timing.host_bound:
         parts.append("bound by the host: launches, not the kernel, take the time")

@@ -1,7 +1,7 @@
-"""One block of shared memory holding a call's inputs and outputs, with guard zones between them.
+"""Shared memory holding the inputs and outputs of calls, with guard zones between them.
 
-The judge lays it out and fills it; the child maps the same memory. On a GPU the child copies the
-whole block to the device and back, so that guard zones and untouched bytes are seen there too.
+The judge lays it out and fills it; the child maps the same memory, here of the machine, in
+`device_arena` of a GPU. It holds one set of tensors or a ring of them, all laid out alike.
 """
 
 from __future__ import annotations
@@ -59,11 +59,20 @@ class Layout:
 
     slot: int
     size: int
+    """Bytes of one set; the sets lie one behind the other."""
     inputs: tuple[Place, ...]
     outputs: tuple[Place, ...]
+    sets: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sets."""
+        return self.size * self.sets
 
     @staticmethod
-    def plan(slot: int, inputs: tuple[Place, ...], outputs: tuple[Place, ...]) -> Layout:
+    def plan(
+        slot: int, inputs: tuple[Place, ...], outputs: tuple[Place, ...], sets: int = 1
+    ) -> Layout:
         """Give every tensor an aligned offset with a guard zone on both sides."""
         at = GUARD_BYTES
 
@@ -79,7 +88,7 @@ class Layout:
         placed_inputs = tuple(put(p) for p in inputs)
         placed_outputs = tuple(put(p) for p in outputs)
         size = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
-        return Layout(slot, size, placed_inputs, placed_outputs)
+        return Layout(slot, size, placed_inputs, placed_outputs, sets)
 
     def to_json(self) -> bytes:
         """The plan as the child reads it."""
@@ -92,15 +101,45 @@ class Layout:
         return TypeAdapter(Layout).validate_json(data)
 
 
-class Arena:
-    """Shared memory behind a layout. Closing it frees the memory once no child maps it."""
+class Block:
+    """The memory behind a layout, whatever it is made of."""
+
+    def __init__(self, layout: Layout, content: torch.Tensor) -> None:
+        self.layout = layout
+        self.sets: torch.Tensor = content[: layout.nbytes].view(layout.sets, layout.size)
+        """All of it, uint8 [sets, layout.size]."""
+
+    @property
+    def gate(self) -> int:
+        """Device address of the number that queued work waits for; 0 where there is none."""
+        return 0
+
+    def leave(self) -> None:
+        """Let go of memory that another process created."""
+
+    @property
+    def bytes(self) -> torch.Tensor:
+        """The first set, uint8 [layout.size]."""
+        return self.sets[0]
+
+    def region(self, place: Place, index: int = 0) -> torch.Tensor:
+        """The raw bytes of one tensor of one set, uint8."""
+        return self.sets[index, place.offset : place.offset + place.nbytes]
+
+    def clear(self) -> None:
+        """Fill guard zones and outputs with their patterns."""
+        self.sets.fill_(GUARD_VALUE)
+        for place in self.layout.outputs:
+            self.sets[:, place.offset : place.offset + place.nbytes] = POISON_VALUE
+
+
+class Arena(Block):
+    """Shared memory of this machine. Closing it frees the memory once no child maps it."""
 
     def __init__(self, layout: Layout, fd: int) -> None:
-        self.layout = layout
         self.fd = fd
-        self._map = mmap.mmap(fd, layout.size)
-        self.bytes: torch.Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
-        """All of it, uint8 [layout.size], on the CPU."""
+        self._map = mmap.mmap(fd, layout.nbytes)
+        super().__init__(layout, torch.frombuffer(self._map, dtype=torch.uint8))
 
     @staticmethod
     def create(layout: Layout) -> Arena:
@@ -108,13 +147,13 @@ class Arena:
 
         Raises `OSError` where there is not that much.
         """
-        if layout.size > _available_bytes():
+        if layout.nbytes > _available_bytes():
             # Asking for it would have the system kill processes to find it.
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         fd = os.memfd_create("kernel-generator-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             # Reserves the memory now: a page that cannot be had later is a signal, not an error.
-            os.posix_fallocate(fd, 0, layout.size)
+            os.posix_fallocate(fd, 0, layout.nbytes)
             # Whoever shrank the file would kill the process that reads it next.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
@@ -122,14 +161,8 @@ class Arena:
         except OSError:
             os.close(fd)
             raise
-        arena.bytes.fill_(GUARD_VALUE)
-        for place in layout.outputs:
-            arena.region(place).fill_(POISON_VALUE)
+        arena.clear()
         return arena
-
-    def region(self, place: Place) -> torch.Tensor:
-        """The raw bytes of one tensor, uint8."""
-        return self.bytes[place.offset : place.offset + place.nbytes]
 
     def close(self) -> None:
         """Close the descriptor; the memory goes when nobody maps it any more."""

@@ -27,14 +27,11 @@ from kernel_generator.sandbox.wire import Fault, Kind, Train
 if TYPE_CHECKING:
     import torch
 
-    from kernel_generator.sandbox.arena import Arena, Layout
+    from kernel_generator.sandbox.buffers import Binding, Buffers
 
 L2_FLUSH_BYTES = 256 * 1024 * 1024
 """At least twice the L2 of any target in the table."""
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-_SPIN_HZ = 2.0e9
-"""Upper estimate of the SM clock; a longer spin than needed costs microseconds."""
-_MAX_SPIN_S = 0.05
 
 
 class _Mismatch(Exception):
@@ -43,32 +40,6 @@ class _Mismatch(Exception):
     def __init__(self, fault: Fault, text: str) -> None:
         super().__init__(text)
         self.fault = fault
-
-
-class _Binding:
-    """One set of buffers, on the device where the candidate runs."""
-
-    def __init__(self, arena: Arena, device: str) -> None:
-        from kernel_generator.sandbox.arena import view  # noqa: PLC0415 - imports torch
-
-        self.arena = arena
-        self.on_cpu = device == "cpu"
-        self.block: torch.Tensor = arena.bytes if self.on_cpu else arena.bytes.to(device)
-        layout: Layout = arena.layout
-        self.inputs: list[Any] = [
-            view(self.block, p) if p.scalar is None else p.scalar for p in layout.inputs
-        ]
-        self.outputs: list[torch.Tensor] = [view(self.block, p) for p in layout.outputs]
-
-    def refresh(self) -> None:
-        """Take over what the judge wrote since."""
-        if not self.on_cpu:
-            self.block.copy_(self.arena.bytes)
-
-    def publish(self) -> None:
-        """Let the judge see every byte as it is now."""
-        if not self.on_cpu:
-            self.arena.bytes.copy_(self.block)
 
 
 class Child:
@@ -82,9 +53,8 @@ class Child:
         self._runnable: Any = None
         self._destination_passing = True
         self._output_names: list[str] = []
-        self._bindings: dict[int, _Binding] = {}
+        self._bindings: dict[int, Binding] = {}
         self._flush: torch.Tensor | None = None
-        self._host_seconds: dict[int, float] = {}
 
     def serve(self) -> None:
         """Answer frames until the judge is gone. Raises `wire.ChannelClosed`."""
@@ -106,30 +76,34 @@ class Child:
                 return Kind.READY, b""
             case Kind.BIND:
                 self._bind(frame)
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
+                return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.RELEASE:
                 (slot,) = json.loads(frame.payload)
-                self._bindings.pop(slot, None)
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
+                binding = self._bindings.pop(slot, None)
+                if binding is not None:
+                    binding.release()
+                return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.RUN:
                 (slot,) = json.loads(frame.payload)
-                binding = self._bindings[slot]
-                binding.refresh()
-                self._call(binding, keep=True)
+                self._call(self._bindings[slot].ring[0])
                 self._synchronize()
-                binding.publish()
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
+                return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.RUN_WIDE:
                 (slot,) = json.loads(frame.payload)
-                self._run_wide(self._bindings[slot])
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, 0.0)
+                self._run_wide(self._bindings[slot].ring[0])
+                return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.TRAIN:
-                slot, count, mode = json.loads(frame.payload)
-                nanoseconds, flags = self._train(slot, count, Train(mode))
-                return Kind.DONE, wire.DONE.pack(count, nanoseconds, flags, 0.0)
+                slot, count, mode, ticket, stores = json.loads(frame.payload)
+                binding, how = self._bindings[slot], Train(mode)
+                if how in (Train.GATED, Train.GATED_EMPTY):
+                    empty = how is Train.GATED_EMPTY
+                    nanoseconds = self._gated_train(binding, count, ticket, empty, stores)
+                else:
+                    nanoseconds = self._train(binding.ring[:count], how, stores)
+                return Kind.DONE, wire.DONE.pack(count, nanoseconds, 0.0)
             case Kind.COUNT:
                 (slot,) = json.loads(frame.payload)
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0, float(self._count(slot)))
+                return Kind.DONE, wire.DONE.pack(1, 0.0, float(self._count(slot)))
             case _:
                 raise ValueError(f"unknown frame kind {frame.kind}")
 
@@ -162,50 +136,41 @@ class Child:
         self._runnable = BuilderRegistry.get_instance().build(definition, solution)
 
     def _bind(self, frame: wire.Frame) -> None:
-        from kernel_generator.sandbox.arena import Arena, Layout  # noqa: PLC0415
+        from kernel_generator.sandbox.buffers import Binding  # noqa: PLC0415 - imports torch
 
-        if frame.fd is None:
-            raise ValueError("a BIND frame carries a descriptor")
-        layout = Layout.from_json(frame.payload)
-        arena = Arena(layout, frame.fd)
-        # The mapping is all that is needed; a descriptor a workload would add up.
-        arena.close()
-        self._bindings[layout.slot] = _Binding(arena, self._device)
+        order = json.loads(frame.payload)
+        self._bindings[order["layout"]["slot"]] = Binding.of(order, frame.fd)
 
-    def _call(self, binding: _Binding, keep: bool) -> None:
-        """One call. With `keep`, a value-returning candidate's values go to the outputs."""
+    def _call(self, buffers: Buffers) -> None:
+        """One call; a value-returning candidate's values go to the outputs."""
         import torch  # noqa: PLC0415
 
         with torch.no_grad():
             if self._destination_passing:
-                self._runnable(*binding.inputs, *binding.outputs)
-                return
-            returned = self._runnable(*binding.inputs)
-            if keep:
-                self._store(returned, binding)
+                self._runnable(*buffers.inputs, *buffers.outputs)
+            else:
+                self._store(self._runnable(*buffers.inputs), buffers)
 
-    def _run_wide(self, binding: _Binding) -> None:
+    def _run_wide(self, buffers: Buffers) -> None:
         """One call of a reference in double precision, into outputs laid out for that."""
         from kernel_generator.sandbox.upcast import NotUpcast, run_upcast  # noqa: PLC0415
 
-        binding.refresh()
         try:
-            values = run_upcast(self._runnable, binding.inputs)
+            values = run_upcast(self._runnable, buffers.inputs)
         except NotUpcast as error:
             raise _Mismatch(Fault.NOT_WIDE, str(error)) from error
-        self._store(values, binding)
+        self._store(values, buffers)
         self._synchronize()
-        binding.publish()
 
-    def _store(self, returned: Any, binding: _Binding) -> None:
+    def _store(self, returned: Any, buffers: Buffers) -> None:
         import torch  # noqa: PLC0415
 
         values = list(returned) if isinstance(returned, tuple | list) else [returned]
-        if len(values) != len(binding.outputs):
+        if len(values) != len(buffers.outputs):
             raise _Mismatch(
-                Fault.SHAPE, f"returned {len(values)} values, expected {len(binding.outputs)}"
+                Fault.SHAPE, f"returned {len(values)} values, expected {len(buffers.outputs)}"
             )
-        for name, value, output in zip(self._output_names, values, binding.outputs, strict=True):
+        for name, value, output in zip(self._output_names, values, buffers.outputs, strict=True):
             if isinstance(value, bool | int | float) and output.dim() == 0:
                 output.fill_(value)
                 continue
@@ -234,56 +199,64 @@ class Child:
 
             torch.cuda.synchronize()
 
-    def _train(self, slot: int, count: int, mode: Train) -> tuple[float, int]:
-        binding = self._bindings[slot]
-        binding.refresh()
-        if mode is Train.DEVICE:
-            return self._device_train(slot, binding, count)
-        # Only the last call's values are kept, for the judge to look at after its clock stopped:
-        # copying them belongs to the protocol, not to the call.
-        for index in range(count):
-            self._call(binding, keep=index == count - 1)
-            if mode is Train.SYNCED:
-                self._synchronize()
+    def _train(self, ring: list[Buffers], mode: Train, stores: bool) -> float:
+        """Calls in a row, each on a set of its own."""
+        if mode is Train.EMPTY:
+            # In the types and sizes of what a call returns, so that storing it costs the same.
+            values = [[o.clone() for o in buffers.outputs] for buffers in ring if stores]
+            for buffers, returned in zip(ring, values, strict=False):
+                self._store(returned, buffers)
+        else:
+            for buffers in ring:
+                self._call(buffers)
+                if mode is Train.SYNCED:
+                    self._synchronize()
         self._synchronize()
-        return 0.0, 0
+        return 0.0
 
-    def _device_train(self, slot: int, binding: _Binding, count: int) -> tuple[float, int]:
-        import time  # noqa: PLC0415
-
+    def _gated_train(
+        self, binding: Binding, count: int, ticket: int, empty: bool, stores: bool
+    ) -> float:
+        """Calls queued behind the arena's gate. Nanoseconds on the device."""
         import torch  # noqa: PLC0415
+
+        from kernel_generator.sandbox import driver  # noqa: PLC0415
 
         if self._flush is None:
             self._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device=self._device)
-        starts = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
-        ends = [torch.cuda.Event(enable_timing=True) for _ in range(count)]
-        spin = min(_MAX_SPIN_S, 1.5 * self._host_seconds.get(slot, 0.0) * count + 2e-4)
-        # The spin kernel that torch's own tests use; it has no public name.
-        sleep: Any = getattr(torch.cuda, "_sleep")  # noqa: B009
+        ring = binding.ring[:count]
+        starts = [torch.cuda.Event(enable_timing=True) for _ in ring]
+        ends = [torch.cuda.Event(enable_timing=True) for _ in ring]
+        returned: Any = [[o.clone() for o in buffers.outputs] for buffers in ring if empty]
+        stores = stores if empty else not self._destination_passing
+        # A kernel of no length; torch's own tests use it, it has no public name.
+        nothing: Any = getattr(torch.cuda, "_sleep")  # noqa: B009
         torch.cuda.synchronize()
-        sleep(int(spin * _SPIN_HZ))
-        began = time.perf_counter()
-        for start, end in zip(starts, ends, strict=True):
-            self._flush.zero_()
-            start.record()
-            self._call(binding, keep=False)
-            end.record()
-        host_seconds = time.perf_counter() - began
-        kept_full = not starts[0].query()
+        driver.wait_until(torch.cuda.current_stream().cuda_stream, binding.gate, ticket)
+        with torch.no_grad():
+            for index, buffers in enumerate(ring):
+                self._flush.zero_()
+                starts[index].record()
+                if empty:
+                    nothing(0)
+                    value = returned[index]
+                elif self._destination_passing:
+                    value = self._runnable(*buffers.inputs, *buffers.outputs)
+                else:
+                    value = self._runnable(*buffers.inputs)
+                ends[index].record()
+                if stores:
+                    self._store(value, buffers)
+        wire.send(self._sock, Kind.QUEUED)
         torch.cuda.synchronize()
-        self._host_seconds[slot] = host_seconds / count
-        milliseconds = sum(s.elapsed_time(e) for s, e in zip(starts, ends, strict=True))
-        self._call(binding, keep=True)
-        torch.cuda.synchronize()
-        binding.publish()
-        return milliseconds * 1e6, wire.QUEUE_KEPT_FULL if kept_full else 0
+        return sum(s.elapsed_time(e) for s, e in zip(starts, ends, strict=True)) * 1e6
 
     def _count(self, slot: int) -> int:
         """Floating-point operations of one call, as torch counts matrix products and the like."""
         from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
         with FlopCounterMode(display=False) as counter:
-            self._call(self._bindings[slot], keep=False)
+            self._call(self._bindings[slot].ring[0])
         return int(counter.get_total_flops())
 
     def _explain(self, error: BaseException, kind: Kind) -> bytes:

@@ -6,6 +6,7 @@ at most one clipped text; nothing it sends is ever unpickled or evaluated.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -20,8 +21,8 @@ MAX_TEXT = 24_000
 """Bytes of a failure's text that a child may send."""
 MAX_ANSWER = MAX_TEXT + 1
 """No answer of a child is longer: the fault and its text."""
-DONE = struct.Struct("<IdBd")
-"""count, device nanoseconds per train, flags, spare figure (operations counted)."""
+DONE = struct.Struct("<Idd")
+"""count, device nanoseconds per train, spare figure (operations counted)."""
 
 
 PRELOADED = "KERNEL_GENERATOR_PRELOADED"
@@ -41,17 +42,25 @@ class Kind(IntEnum):
     READY = 100
     DONE = 101
     FAILED = 102
+    QUEUED = 103
 
 
 class Train(IntEnum):
-    """How a train of calls is driven."""
+    """How a train of calls is driven. Each call has a set of the ring to itself."""
 
     CALLS = 0
     """Back to back, then one synchronisation. The judge's clock spans it."""
-    DEVICE = 1
-    """CUDA only: events around each call, cold L2, the queue kept full behind a spin kernel."""
+    GATED = 1
+    """CUDA only: queued behind the arena's gate with the L2 flushed before each call and events
+    around it, reported as QUEUED, then waited for. The judge's clock runs from the gate's opening,
+    and the inputs are written just before: nothing can be computed ahead."""
     SYNCED = 2
     """Each call followed by a synchronisation: what a caller waits for."""
+    EMPTY = 3
+    """As CALLS, but what is called does nothing; returned values are stored all the same. What is
+    measured this way of trusted code is taken off the other figures."""
+    GATED_EMPTY = 4
+    """As GATED, of a kernel that does nothing."""
 
 
 class Fault(IntEnum):
@@ -65,10 +74,6 @@ class Fault(IntEnum):
     DTYPE = 6
     PROTOCOL = 7
     NOT_WIDE = 8
-
-
-QUEUE_KEPT_FULL = 1
-"""Flag of `DONE`: the device never waited for the host during a DEVICE train."""
 
 
 class ChannelClosed(Exception):
@@ -121,6 +126,13 @@ def is_silent(sock: socket.socket) -> bool:
         return not sock.recv(1, socket.MSG_PEEK)
     except OSError:
         return True
+
+
+def is_ready(sock: socket.socket, timeout: float) -> bool:
+    """True once something has arrived, or the other side is gone; False after `timeout` seconds."""
+    waiting = select.poll()
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(timeout * 1000))
 
 
 def receive(sock: socket.socket, timeout: float | None = None) -> Frame:

@@ -21,12 +21,13 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from kernel_generator.sandbox import wire
+from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import Watch, descendants
 from kernel_generator.sandbox.bubblewrap import SCRATCH, jail_command
 from kernel_generator.sandbox.drain import Drain
@@ -35,9 +36,9 @@ from kernel_generator.sandbox.isolation import Isolation, Level
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
-    from kernel_generator.sandbox.arena import Arena
+    from kernel_generator.sandbox.device_arena import DeviceArena
 
 _BY_SIGNAL = 128
 _FIRST_USER, _USERS = 1_900_000_000, 100_000_000
@@ -67,15 +68,27 @@ class Order:
 
 
 @dataclass(frozen=True)
+class TrainOrder:
+    """Calls in a row."""
+
+    count: int
+    """At most as many as the arena has sets."""
+    mode: Train = Train.CALLS
+    stores: bool = True
+    """Of an empty train: whether values are stored, as those that a call returns are."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The child says that it did as told."""
 
     wall_s: float
     """The judge's clock, from sending the order to receiving the answer."""
     device_ns: float = 0.0
-    """The child's claim for a DEVICE train."""
-    queue_kept_full: bool = False
+    """The child's claim for a gated train."""
     figure: float = 0.0
+    gated: bool = False
+    """True where all calls were queued before any could begin, and `wall_s` runs from then on."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,8 @@ class Worker:
             raise
         finally:
             theirs.close()
+        self._ticket = 0
+        self._afterwards: list[Callable[[], None]] = []
         self._log = Drain(self._process.stdout)
         self._closed = threading.Event()
         self._ending = threading.Lock()
@@ -185,9 +200,12 @@ class Worker:
         ).encode()
         return self._ask(Kind.PREPARE, payload, timeout)
 
-    def bind(self, arena: Arena, timeout: float) -> Answer:
+    def bind(self, arena: Arena | DeviceArena, timeout: float) -> Answer:
         """Share an arena with the child under its layout's slot."""
-        return self._ask(Kind.BIND, arena.layout.to_json(), timeout, fd=arena.fd)
+        handle = None if isinstance(arena, Arena) else arena.handle.hex()
+        order = {"layout": asdict(arena.layout), "handle": handle}
+        fd = arena.fd if isinstance(arena, Arena) else None
+        return self._ask(Kind.BIND, json.dumps(order).encode(), timeout, fd=fd)
 
     def release(self, slot: int, timeout: float) -> Answer:
         """Let the child forget an arena."""
@@ -202,22 +220,91 @@ class Worker:
         fails with `Fault.NOT_WIDE` where one cannot be run so."""
         return self._ask(Kind.RUN_WIDE, json.dumps([slot]).encode(), timeout)
 
-    def train(self, slot: int, count: int, mode: Train, timeout: float) -> Answer:
-        """`count` calls in a row; `Done.wall_s` spans them all."""
-        return self._ask(Kind.TRAIN, json.dumps([slot, count, int(mode)]).encode(), timeout)
+    def train(
+        self, slot: int, order: TrainOrder, timeout: float, settle: Callable[[], None] | None = None
+    ) -> Answer:
+        """Calls in a row, each on a set of its own. `Done.wall_s` spans them all, and `settle`,
+        which the judge runs as soon as the child says that it is done."""
+        payload = json.dumps([slot, order.count, int(order.mode), 0, order.stores]).encode()
+        began = time.perf_counter()
+        refused = self._begin(Kind.TRAIN, payload, None, timeout)
+        return refused or self._read(self._next(timeout), began, settle)
+
+    def train_gated(
+        self,
+        arena: DeviceArena,
+        order: TrainOrder,
+        fill: Callable[[], None],
+        patience: float,
+        timeout: float,
+        settle: Callable[[], None] | None = None,
+    ) -> Answer:
+        """Calls that are queued, for which `fill` writes the inputs then, and that begin
+        thereafter. `Done.wall_s` runs from there to the end of `settle`.
+
+        What does not queue within `patience` seconds, for it waits for the device within a call, is
+        let go all the same: `Done.gated` is False then, and the figures mean nothing.
+        """
+        self._ticket += 1
+        asked = [arena.layout.slot, order.count, int(order.mode), self._ticket, order.stores]
+        refused = self._begin(Kind.TRAIN, json.dumps(asked).encode(), None, timeout)
+        if refused is not None:
+            return refused
+        queued = self._next(patience, give_up=False)
+        fill()
+        if not wire.is_silent(self._sock):
+            arena.open_gate(self._ticket)
+            self._kill()
+            return Failed(Fault.PROTOCOL, "the child was done before it could begin")
+        began = time.perf_counter()
+        arena.open_gate(self._ticket)
+        if queued is None:
+            # Late, or an error: whichever it is comes now.
+            late = self._next(timeout)
+            if not isinstance(late, wire.Frame) or late.kind != Kind.QUEUED:
+                return self._read(late, began)
+        elif not isinstance(queued, wire.Frame) or queued.kind != Kind.QUEUED:
+            return self._read(queued, began)
+        answer = self._read(self._next(timeout), began, settle)
+        return replace(answer, gated=queued is not None) if isinstance(answer, Done) else answer
 
     def count(self, slot: int, timeout: float) -> Answer:
         """Floating-point operations of one call, in `Done.figure`. For trusted code only."""
         return self._ask(Kind.COUNT, json.dumps([slot]).encode(), timeout)
 
     def _ask(self, kind: Kind, payload: bytes, timeout: float, fd: int | None = None) -> Answer:
+        began = time.perf_counter()
+        refused = self._begin(kind, payload, fd, timeout)
+        return self._read(self._next(timeout), began) if refused is None else refused
+
+    def _begin(self, kind: Kind, payload: bytes, fd: int | None, timeout: float) -> Answer | None:
+        """Send an order. An answer where it comes to nothing."""
         if not wire.is_silent(self._sock):
             self._kill()
             return Failed(Fault.PROTOCOL, "the child answered more often than it was asked")
-        began = time.perf_counter()
         try:
             wire.send(self._sock, kind, payload, fd, timeout)
-            frame = wire.receive_answer(self._sock, timeout)
+        except wire.ChannelTimeout:
+            self._kill()
+            return TimedOut(timeout)
+        except wire.ChannelClosed:
+            return self._end()
+        except BaseException:
+            self._kill()
+            raise
+        return None
+
+    @overload
+    def _next(self, timeout: float) -> wire.Frame | Answer: ...
+    @overload
+    def _next(self, timeout: float, give_up: bool) -> wire.Frame | Answer | None: ...
+    def _next(self, timeout: float, give_up: bool = True) -> wire.Frame | Answer | None:
+        """The child's next frame, or what became of the child. None where it has sent nothing in
+        time and that is not the end of it."""
+        try:
+            if not give_up and not wire.is_ready(self._sock, timeout):
+                return None
+            return wire.receive_answer(self._sock, timeout)
         except wire.ChannelTimeout:
             self._kill()
             return TimedOut(timeout)
@@ -230,12 +317,20 @@ class Worker:
             # Interrupted with an answer outstanding: the next one would be taken for it.
             self._kill()
             raise
+
+    def _read(
+        self, frame: wire.Frame | Answer, began: float, settle: Callable[[], None] | None = None
+    ) -> Answer:
+        if settle is not None and isinstance(frame, wire.Frame) and frame.kind == Kind.DONE:
+            settle()
         wall = time.perf_counter() - began
+        if not isinstance(frame, wire.Frame):
+            return frame
         if frame.kind == Kind.READY:
             return Done(wall)
         if frame.kind == Kind.DONE and len(frame.payload) == wire.DONE.size:
-            _, device_ns, flags, figure = wire.DONE.unpack(frame.payload)
-            return Done(wall, device_ns, bool(flags & wire.QUEUE_KEPT_FULL), figure)
+            _, device_ns, figure = wire.DONE.unpack(frame.payload)
+            return Done(wall, device_ns, figure)
         if frame.kind == Kind.FAILED and frame.payload[:1] in _FAULT_BYTES:
             text = frame.payload[1:].decode("utf-8", "replace")
             return Failed(Fault(frame.payload[0]), text)
@@ -288,6 +383,13 @@ class Worker:
             if init is not None:
                 _end_namespace(init)
 
+    def afterwards(self, act: Callable[[], None]) -> None:
+        """Do something once the child is gone: at once, where it is."""
+        if self._closed.is_set():
+            act()
+        else:
+            self._afterwards.append(act)
+
     def close(self) -> None:
         """Kill what the child started and remove its files. Safe to call twice."""
         with self._ending:
@@ -303,6 +405,8 @@ class Worker:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         self._remove_files()
+        while self._afterwards:
+            self._afterwards.pop()()
 
     def _remove_files(self) -> None:
         if self._own is not None:

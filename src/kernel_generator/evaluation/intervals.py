@@ -1,0 +1,49 @@
+"""Figures with bootstrap intervals, and what they decide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel_generator.domain.evaluation import Interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_RESAMPLES = 1000
+_COVERED = (2.5, 97.5)
+
+
+def interval(samples: NDArray[np.float64]) -> Interval:
+    """The median with its bootstrap 95 % interval."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(samples), (_RESAMPLES, len(samples)))
+    low, high = np.percentile(np.median(samples[picks], axis=1), _COVERED)
+    return Interval(value=float(np.median(samples)), low=float(low), high=float(high))
+
+
+def geometric_mean(ratios: Sequence[NDArray[np.float64]]) -> Interval:
+    """Geometric mean over workloads of the median per-block ratio, bootstrapped over blocks."""
+    rng = np.random.default_rng(0)
+    logs = [np.log(r) for r in ratios]
+    value = float(np.exp(np.mean([np.median(one) for one in logs])))
+    draws = np.zeros(_RESAMPLES)
+    for one in logs:
+        picks = rng.integers(0, len(one), (_RESAMPLES, len(one)))
+        draws += np.median(one[picks], axis=1)
+    low, high = np.exp(np.percentile(draws / len(logs), _COVERED))
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def noise(itself: NDArray[np.float64], mine: NDArray[np.float64]) -> float:
+    """A/A noise: how far from 1 the interval of one party's blocks against its own reaches."""
+    found = interval(itself / mine)
+    return max(found.high - 1.0, 1.0 - found.low, 0.0)
+
+
+def promotes(against: Interval, floor: float) -> bool:
+    """True where a ratio to the incumbent is above 1 beyond its interval and the noise floor."""
+    return against.low > 1.0 + floor

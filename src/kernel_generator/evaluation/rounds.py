@@ -1,0 +1,118 @@
+"""The ring of inputs that timed calls run on: new values every round, and a look at what they left.
+
+Inputs are made in memory that no child sees and copied in while it stands still. Which calls are
+looked at is decided after they were made.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import count as count_up
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation.memory import poison
+from kernel_generator.evaluation.trials import FRESH
+from kernel_generator.evaluation.wrong import Wrong
+
+if TYPE_CHECKING:
+    from flashinfer_bench import Workload
+
+    from kernel_generator.evaluation.timing import Party
+    from kernel_generator.evaluation.trials import Trials
+    from kernel_generator.sandbox.arena import Block
+
+_INSPECTED_SHARE = 0.25
+_GLANCED_BYTES = 512
+
+
+class TimedJudge(Protocol):
+    """Judges one timed call. Raises `Wrong`."""
+
+    def __call__(self, index: int, block: Block, at: int, found: torch.Tensor) -> None:
+        """See `Bench`."""
+        ...
+
+
+class Ring:
+    """One workload's `timing.Rounds`."""
+
+    def __init__(
+        self, trials: Trials, workload: Workload, candidate: Party, judge: TimedJudge
+    ) -> None:
+        self._trials = trials
+        self._workload = workload
+        self._candidate = candidate
+        self._judge = judge
+        self._block = trials.private(candidate.arena.layout)
+        self._numbers = count_up(FRESH)
+        self._indices: list[int] = []
+        self._random = random.SystemRandom()
+        self._turn = 0
+        self._places = _output_bytes(self._block)
+        self._where = torch.zeros(0, dtype=torch.int64, device=self._block.sets.device)
+        self._glanced = self._where
+        self._found: dict[int, torch.Tensor] = {}
+
+    def prepare(self, count: int) -> None:
+        """See `timing.Rounds`."""
+        self._turn += 1
+        self._indices = [next(self._numbers) for _ in range(count)]
+        for at, index in enumerate(self._indices):
+            self._trials.fill(self._block, self._workload, index, at)
+            poison(self._block, self._turn, at)
+        self._found = {}
+
+    def fill(self, party: Party) -> None:
+        """See `timing.Rounds`."""
+        count = len(self._indices)
+        party.arena.sets[:count].copy_(self._block.sets[:count])
+        picks = torch.randint(0, len(self._places), (_GLANCED_BYTES,))
+        sets = torch.randint(0, min(count, party.count), (_GLANCED_BYTES,))
+        where = self._places[picks] + sets * self._block.layout.size
+        self._where = where.to(self._block.sets.device)
+        self._synchronize()
+
+    def settle(self, party: Party) -> None:
+        """See `timing.Rounds`."""
+        self._glanced = party.arena.sets.view(-1)[self._where]
+        self._synchronize()
+
+    def settled(self, party: Party) -> None:
+        """See `timing.Rounds`. Raises `Wrong`."""
+        if party is not self._candidate:
+            return
+        count = min(party.count, len(self._indices))
+        chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
+        if count == 1 and self._random.random() > _INSPECTED_SHARE:
+            chosen = []
+        with party.worker.frozen():
+            again = party.arena.sets.view(-1)[self._where]
+            self._found = {at: party.arena.sets[at].clone() for at in chosen}
+        if not torch.equal(again, self._glanced):
+            raise Wrong(
+                Outcome.TIMING_UNTRUSTED, "an output was still being written after the call"
+            )
+
+    def inspect(self) -> None:
+        """See `timing.Rounds`. Raises `Wrong`."""
+        for at, found in self._found.items():
+            self._judge(self._indices[at], self._block, at, found)
+        self._found = {}
+
+    def _synchronize(self) -> None:
+        if self._trials.on_gpu:
+            torch.cuda.current_stream().synchronize()
+
+
+def _output_bytes(block: Block) -> torch.Tensor:
+    """Offsets of bytes within outputs, spread over all of them, int64 on the CPU."""
+    found = [
+        torch.randint(place.offset, place.offset + place.nbytes, (1 << 16,))
+        for place in block.layout.outputs
+        if place.nbytes
+    ]
+    return torch.cat(found) if found else torch.zeros(1, dtype=torch.int64)

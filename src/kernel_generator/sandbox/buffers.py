@@ -1,0 +1,62 @@
+"""The child's side of an arena: the tensors of each call, as views of the memory that it shares."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kernel_generator.sandbox.arena import Arena, Layout, view
+
+if TYPE_CHECKING:
+    import torch
+
+    from kernel_generator.sandbox.arena import Block
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The tensors of one call."""
+
+    inputs: list[Any]
+    outputs: list[torch.Tensor]
+
+
+class Binding:
+    """A ring of buffers, on the device where the candidate runs."""
+
+    def __init__(self, arena: Block) -> None:
+        self._arena = arena
+        self.ring = [
+            Buffers(
+                [view(block, p) if p.scalar is None else p.scalar for p in arena.layout.inputs],
+                [view(block, p) for p in arena.layout.outputs],
+            )
+            for block in arena.sets
+        ]
+
+    @staticmethod
+    def of(order: Any, fd: int | None) -> Binding:
+        """What the judge shares by a BIND frame. Raises `OSError`, `ValueError`."""
+        layout = Layout.from_json(json.dumps(order["layout"]).encode())
+        if order["handle"] is not None:
+            # The one that needs a driver.
+            from kernel_generator.sandbox.device_arena import DeviceArena  # noqa: PLC0415
+
+            return Binding(DeviceArena.opened(layout, bytes.fromhex(order["handle"])))
+        if fd is None:
+            raise ValueError("a BIND frame carries a descriptor or a handle")
+        arena = Arena(layout, fd)
+        # The mapping is all that is needed; a descriptor a workload would add up.
+        arena.close()
+        return Binding(arena)
+
+    @property
+    def gate(self) -> int:
+        """The address of the number that gated work waits for; 0 where there is none."""
+        return self._arena.gate
+
+    def release(self) -> None:
+        """Let go of the memory."""
+        self.ring.clear()
+        self._arena.leave()
