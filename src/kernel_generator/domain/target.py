@@ -29,6 +29,16 @@ class Target:
     """L2 of a GPU, last-level cache of a CPU."""
     peak_tflops: dict[str, float] = field(default_factory=dict[str, float])
     """Dense peak by format ('bf16 tensor', 'fp32', ...), 1e12 operations per second."""
+    copy_gb_s: float | None = None
+    """What a large device-to-device copy was measured to move, read and written bytes together;
+    None where nobody measured."""
+    measured_tflops: dict[str, float] = field(default_factory=dict[str, float])
+    """What the best matrix products were measured to reach, by format; empty where nobody did."""
+    ceiling_gb_s: float | None = None
+    """Peak bandwidth of the fastest product among `product_names`, where it is not
+    `bandwidth_gb_s`."""
+    ceiling_tflops: dict[str, float] = field(default_factory=dict[str, float])
+    """Peak rates of a mode or product that is faster than what `peak_tflops` says, by format."""
     features: tuple[str, ...] = ()
     """What the chip adds over its predecessors and how a kernel reaches it."""
     source: str = ""
@@ -98,6 +108,11 @@ TARGETS: dict[str, Target] = {
                 "tf32 tensor": 494.0,
                 "fp32": 67.0,
             },
+            # Both measured on an SXM5.
+            copy_gb_s=3000.0,
+            measured_tflops={"bf16 tensor": 800.0, "fp16 tensor": 800.0},
+            # NVIDIA H100 NVL product brief.
+            ceiling_gb_s=3938.0,
             features=_HOPPER_FEATURES,
             source="NVIDIA H100 datasheet (SXM5 80 GB), H100 architecture whitepaper, "
             "CUDA Hopper tuning guide",
@@ -258,6 +273,8 @@ TARGETS: dict[str, Target] = {
                 "tf32 tensor": 82.6,
                 "fp32": 82.6,
             },
+            # With fp16 accumulation.
+            ceiling_tflops={"fp8 tensor": 660.6, "fp16 tensor": 330.3},
             features=(
                 "tensor rates are with fp32 accumulation; fp16 accumulation doubles fp16 and fp8",
                 "fp8 (e4m3, e5m2) through mma.sync m16n8k32",
