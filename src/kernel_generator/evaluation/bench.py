@@ -77,6 +77,8 @@ class Judged:
     record: WorkloadEvaluation
     ratios: dict[str, NDArray[np.float64]] = field(default_factory=dict[str, "NDArray[np.float64]"])
     """Baseline time / candidate time, one figure a block."""
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    """Baselines that could not be timed here, and why."""
     skipped: bool = False
     """True where the workload cannot be run here, whatever the candidate."""
 
@@ -91,6 +93,7 @@ class _Errors:
 class _Timed:
     series: dict[str, Series]
     call_us: Interval
+    lost: dict[str, str]
 
 
 @dataclass
@@ -292,9 +295,10 @@ class Bench:
         A baseline other than the reference that does not run here is left out.
         """
         usable = dict(baselines)
+        lost: dict[str, str] = {}
         while True:
             try:
-                return self._time_among(case, plan, usable)
+                return self._time_among(case, plan, usable, lost)
             except TimingFailed as failed:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
@@ -307,6 +311,7 @@ class Bench:
                 raise _Wrong(outcome, f"while being timed: {message}")
             if usable.pop(party) is self.trials.reference:
                 raise ReferenceStopped(answer)
+            lost[party] = outcomes.last_line(answer)
 
     def inspect_timed(self, case: _Case, before: torch.Tensor, reference: Arena | None) -> None:
         """What a timed call left, against what the reference made of the same inputs. Raises
@@ -322,7 +327,13 @@ class Bench:
             outputs = tuple(view(reference.bytes, p).clone() for p in reference.layout.outputs)
             self._compare(case, Expected(outputs, None), _Errors(), " of a timed call", _BOTH_ROUND)
 
-    def _time_among(self, case: _Case, plan: TimingPlan, baselines: Mapping[str, Worker]) -> _Timed:
+    def _time_among(
+        self,
+        case: _Case,
+        plan: TimingPlan,
+        baselines: Mapping[str, Worker],
+        lost: dict[str, str],
+    ) -> _Timed:
         candidate = Party(_CANDIDATE, case.worker, case.arena.layout.slot, self._on_gpu)
         parties = [candidate]
         bound: dict[str, tuple[Worker, Arena]] = {}
@@ -338,7 +349,8 @@ class Bench:
                     raise TimingFailed(name, answer)
                 parties.append(Party(name, other, arena.layout.slot, self._on_gpu))
             rounds = _Rounds(self, case, {name: arena for name, (_, arena) in bound.items()})
-            timed = _Timed(time_together(parties, plan, rounds), time_calls(candidate, plan))
+            series = time_together(parties, plan, rounds)
+            timed = _Timed(series, time_calls(candidate, plan), lost)
         finally:
             for other, arena in bound.values():
                 other.release(arena.layout.slot, self._limits.call_s)
@@ -394,6 +406,7 @@ def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float, on_gpu
             }
         ),
         {n: s.per_call_s / mine.per_call_s for n, s in others.items()},
+        timed.lost,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Floor, Task
+    from kernel_generator.evaluation.baselines import Baseline
     from kernel_generator.evaluation.timing import TimingPlan
 
 
@@ -37,8 +38,9 @@ class Profile:
     """Distinct random inputs per workload, at least 1."""
     timing: TimingPlan | None = None
     """None: correctness only."""
-    compiled_baseline: bool = False
-    """Also time `torch.compile` of the reference, interleaved with the rest."""
+    baselines: tuple[Baseline, ...] = ()
+    """What else is timed, interleaved with the candidate and the reference, which always is:
+    naming it here changes nothing. No two of one name."""
     beats: float | None = 0.0
     """Held-out workloads are tried only where the speedup over the reference on the searched ones
     exceeds this, or where nothing is measured; None: never."""
@@ -46,6 +48,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise ValueError("at least one trial is needed to find a kernel correct")
+        if len({b.name for b in self.baselines}) != len(self.baselines):
+            raise ValueError("each baseline needs a name of its own")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
-from kernel_generator.evaluation.baselines import compiled_solution, reference_solution
+from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
@@ -31,7 +31,11 @@ from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.tally import Tally
-from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
+from kernel_generator.evaluation.toolchain import (
+    build_environment,
+    gpu_name,
+    portable_build_environment,
+)
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 from kernel_generator.sandbox.worker import Done, Order
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.baselines import Baseline
     from kernel_generator.sandbox import isolation as sandbox
     from kernel_generator.sandbox.worker import Answer, Worker
 
@@ -107,7 +112,7 @@ class LocalSession:
         self._limits = limits
         self._pool = Pool(task, device, isolation)
         self._turn = threading.Lock()
-        self._compiled: _Baseline | None = None
+        self._baselines: dict[str, _Baseline] = {}
         self._trials = Trials(task, limits, self._pool.start(), secrets.randbits(62))
         self._bench = Bench(task, device, limits, self._trials)
         self._pool.replenish()
@@ -205,12 +210,17 @@ class LocalSession:
         measured = self._device != "cpu" or not self._task.target.is_gpu
         if not measured:
             profile = replace(profile, timing=None)
-        baselines = {"reference": self._trials.reference}
-        if profile.timing is not None and profile.compiled_baseline:
-            compiled = self._compiled_baseline()
-            if not compiled.problem:
-                baselines["torch.compile"] = compiled.worker
-        tally = Tally(tuple(baselines))
+        baselines = {REFERENCE: self._trials.reference}
+        unusable: dict[str, str] = {}
+        for named in profile.baselines if profile.timing is not None else ():
+            if named.name == REFERENCE:
+                continue
+            started = self._started(named)
+            if started.problem:
+                unusable[named.name] = started.problem
+            else:
+                baselines[named.name] = started.worker
+        tally = Tally(tuple(baselines), unusable)
         self._try(
             worker,
             self._task.searched,
@@ -242,7 +252,7 @@ class LocalSession:
     ) -> None:
         for workload in workloads:
             self._revive_reference()
-            baselines["reference"] = self._trials.reference
+            baselines[REFERENCE] = self._trials.reference
             tally.add(self._bench.judge(worker, workload, profile, baselines, non_deterministic))
             if tally.failure is not None:
                 return
@@ -261,15 +271,19 @@ class LocalSession:
         self._trials.reference = self._pool.start()
         self._prepare_reference()
 
-    def _compiled_baseline(self) -> _Baseline:
-        if self._compiled is None:
-            worker = self._pool.start()
-            answer = worker.prepare(
-                self._order(compiled_solution(self._task)), self._limits.build_s
-            )
+    def _started(self, baseline: Baseline) -> _Baseline:
+        """The baseline's child, started and built on first use."""
+        found = self._baselines.get(baseline.name)
+        if found is None:
+            solution = baseline.solution
+            environment = build_environment(self._task.target, solution.spec.language.value)
+            worker = self._pool.start(environment)
+            answer = worker.prepare(self._order(solution), self._limits.build_s)
             problem = "" if isinstance(answer, Done) else _last_line(answer)
-            self._compiled = _Baseline(worker, problem)
-        return self._compiled
+            if problem:
+                self._pool.stop(worker)
+            found = self._baselines[baseline.name] = _Baseline(worker, problem)
+        return found
 
     def _order(self, solution: Solution, interpret: bool = False) -> Order:
         return Order(

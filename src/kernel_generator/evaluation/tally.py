@@ -9,6 +9,8 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.timing import geometric_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 class Tally:
     """Adds up the workloads of one evaluation."""
 
-    def __init__(self, baselines: tuple[str, ...]) -> None:
+    def __init__(self, baselines: tuple[str, ...], unusable: Mapping[str, str]) -> None:
+        """`baselines` are timed on every workload; `unusable` ones are not, by name, and why."""
         self._records: list[WorkloadEvaluation] = []
         self._skipped: list[WorkloadEvaluation] = []
         self._ratios: dict[str, list[NDArray[np.float64]]] = {name: [] for name in baselines}
+        self._unusable = dict(unusable)
         self.failure: WorkloadEvaluation | None = None
 
     def add(self, judged: Judged) -> None:
@@ -33,6 +37,9 @@ class Tally:
             return
         for name, ratio in judged.ratios.items():
             self._ratios[name].append(ratio)
+        for name, reason in judged.lost.items():
+            axes = ", ".join(f"{k}={v}" for k, v in judged.record.axes.items())
+            self._unusable.setdefault(name, f"with {axes}: {reason}")
         if not judged.record.outcome.is_result:
             self.failure = judged.record
 
@@ -50,7 +57,10 @@ class Tally:
         records = tuple(self._records)
         if self.failure is not None:
             return Evaluation(
-                outcome=self.failure.outcome, message=self.failure.message, workloads=records
+                outcome=self.failure.outcome,
+                message=self.failure.message,
+                workloads=records,
+                unusable_baselines=self._unusable,
             )
         if len(self._skipped) == len(records):
             message = records[0].message if records else "no workload can be run here"
@@ -69,4 +79,5 @@ class Tally:
             workloads=records,
             speedup=means.get("reference"),
             baselines=means,
+            unusable_baselines=self._unusable,
         )
