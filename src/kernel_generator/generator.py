@@ -19,7 +19,7 @@ from kernel_generator.domain.events import Notice, Saved
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS, find_target, target_of_device
 from kernel_generator.domain.task import LANGUAGES, Task
-from kernel_generator.evaluation.baselines import compiled_baseline
+from kernel_generator.evaluation.baselines import default_baselines, named_baselines
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.processor import this_processor
@@ -37,7 +37,7 @@ from kernel_generator.runs.blocking import run_blocking
 from kernel_generator.runs.engine import Goal, Run
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.samples import Samples
-from kernel_generator.runs.tracesets import definition_of, workloads_of
+from kernel_generator.runs.tracesets import definition_of, solutions_by_name, workloads_of
 from kernel_generator.search.refine import Refine
 
 if TYPE_CHECKING:
@@ -256,26 +256,31 @@ def evaluate(
     limits: Limits | None = None,
     on_event: Observer | None = None,
     isolation: str = "strict",
+    baselines: Sequence[str] | None = None,
 ) -> Evaluation:
     """Judge one solution on all workloads of its definition.
 
-    `on_event` is called with a `Notice` for what cannot be done on this machine.
+    `on_event` is called with a `Notice` for what cannot be done on this machine. `baselines` names
+    what is timed beside it and the reference: 'torch.compile', 'torch.compile max-autotune' (takes
+    minutes), 'cuBLAS' (for a GEMM on a GPU), or any solution of the trace set by its name. None:
+    'torch.compile', and 'cuBLAS' where there is one.
 
-    Raises `NoWorkloads`, `ReferenceFailed`, `UnsupportedTarget` and other `InvalidInput`.
+    Raises `UnknownName`, `NoWorkloads`, `ReferenceFailed` and other `InvalidInput`.
     """
     target = resolve_target(target_gpu)
     language = solution.spec.language.value
     notices = check_target(target, language, find_toolchain())
     task = make_task(traceset, definition, target, language)
+    chosen = default_baselines(task)
+    if baselines is not None:
+        chosen = named_baselines(task, baselines, solutions_by_name(traceset))
     if on_event is not None:
         for notice in notices:
             on_event(Notice(notice))
     session = LocalJudge(limits, isolation).open(task)
     try:
         session.prepare()
-        return session.evaluate(
-            solution, Profile(timing=TimingPlan(), baselines=(compiled_baseline(task),))
-        )
+        return session.evaluate(solution, Profile(timing=TimingPlan(), baselines=tuple(chosen)))
     finally:
         session.close()
 

@@ -61,6 +61,43 @@ def test_evaluate_builds_and_measures_a_cpp_file(shell: Shell, tmp_path: Path) -
     assert set(ran.document["baselines"]) == {"reference", "torch.compile"}
 
 
+@pytest.mark.slow
+def test_baselines_that_were_asked_for_are_the_ones_compared_with(
+    shell: Shell, tmp_path: Path
+) -> None:
+    loaded = load_traceset(tmp_path / "set")[0]
+    save_solution(a_solution("another"), loaded, None)
+    save_solution(a_solution("broken", source="def run(x):\n    return missing\n"), loaded, None)
+    (tmp_path / "k.py").write_text(REFERENCE)
+    asked = ("evaluate", *ON_SET, "-t", "CPU", "-s", "k.py", "--json")
+    ran = shell.run(*asked, "--baseline", "another", "--baseline", "broken")
+    assert ran.code == 0
+    assert set(ran.document["baselines"]) == {"reference", "another"}
+    assert set(ran.document["unusable_baselines"]) == {"broken"}
+    assert "no figure against broken: with n=3: NameError: name 'missing' is not" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torch.compil", "unknown baseline 'torch.compil': did you mean 'torch.compile' or "),
+        ("cuBLAS", "there is no 'cuBLAS' to compare with: 'scale_add' is of type 'elementwise'"),
+        ("of_other", "the solution 'of_other' solves 'other', so it is no baseline for"),
+    ],
+    ids=["unknown", "not for this task", "of another definition"],
+)
+def test_a_baseline_that_cannot_be_had_is_said_before_anything_runs(
+    shell: Shell, tmp_path: Path, name: str, words: str
+) -> None:
+    write_definition(tmp_path / "set", "other")
+    other = a_solution("of_other", definition="other")
+    save_solution(other, load_traceset(tmp_path / "set")[0], None)
+    (tmp_path / "k.py").write_text("raise SystemExit('nobody runs this')\n")
+    ran = shell.run("evaluate", *ON_SET, "-t", "CPU", "-s", "k.py", "--baseline", name)
+    assert ran.code == 2
+    assert words in ran.errors[0]
+
+
 def test_figures_that_are_no_numbers_are_printed_as_json_has_them(
     shell: Shell, tmp_path: Path
 ) -> None:

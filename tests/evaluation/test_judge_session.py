@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.evaluation.baselines import compiled_baseline
+from kernel_generator.evaluation.baselines import Baseline, default_baselines
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from tests.evaluation.judging import (
@@ -195,10 +195,11 @@ def test_a_searched_workload_that_kills_the_reference_is_told_as_unusable() -> N
 
 @pytest.mark.slow
 def test_torch_compile_of_the_reference_is_timed_beside_it() -> None:
-    profile = Profile(timing=BRIEF.timing, baselines=(compiled_baseline(task()),))
+    profile = Profile(timing=BRIEF.timing, baselines=tuple(default_baselines(task())))
     with opened(task(), Limits()) as session:
         found = session.evaluate(RIGHT, profile)
     assert found.outcome is Outcome.PASSED
+    assert found.unusable_baselines == {}
     assert set(found.baselines) == {"reference", "torch.compile"}
     assert set(found.workloads[0].baselines) == {"reference", "torch.compile"}
 
@@ -212,11 +213,28 @@ def test_a_baseline_that_dies_is_left_out_and_is_nobodys_fault() -> None:
         "    return x * 2\n"
     )
     what = task(with_reference(reference))
-    profile = Profile(timing=BRIEF.timing, baselines=(compiled_baseline(what),))
+    profile = Profile(timing=BRIEF.timing, baselines=tuple(default_baselines(what)))
     with opened(what, Limits()) as session:
         found = session.evaluate(RIGHT, profile)
     assert found.outcome is Outcome.PASSED
     assert set(found.baselines) == {"reference"}
+    assert found.unusable_baselines == {
+        "torch.compile": "with n=5: the process exited with status 1"
+    }
+
+
+@pytest.mark.slow
+def test_solutions_of_the_trace_set_are_timed_under_their_names_and_broken_ones_are_told() -> None:
+    named = (
+        Baseline("a library's", solution("def run(x):\n    return x + x\n")),
+        Baseline("broken", solution("raise ValueError('not on this machine')\n")),
+    )
+    with opened(task()) as session:
+        found = session.evaluate(RIGHT, Profile(timing=BRIEF.timing, baselines=named))
+    assert found.outcome is Outcome.PASSED
+    assert set(found.baselines) == {"reference", "a library's"}
+    assert set(found.unusable_baselines) == {"broken"}
+    assert "not on this machine" in found.unusable_baselines["broken"]
 
 
 @pytest.fixture(scope="module")

@@ -37,3 +37,11 @@ def test_what_limits_a_result_is_noted_and_what_explains_a_failure_is_not() -> N
         Row("c", "t", "WRONG_VALUES", failed),
     ]
     assert campaign_notes(rows) == [f"a: {told}"]
+
+
+def test_a_baseline_without_a_figure_is_noted_beside_the_result() -> None:
+    lost = {"torch.compile": "it took too long"}
+    passed = an_evaluation().model_copy(update={"unusable_baselines": lost})
+    assert campaign_notes([Row("a", "t", "PASSED", passed)]) == [
+        "a: no figure against torch.compile: it took too long"
+    ]

@@ -9,6 +9,7 @@ import typer
 
 from kernel_generator.cli.console import plain, print_json, to_people, to_stderr, warn_of
 from kernel_generator.cli.options import (
+    BaselinesOption,
     DefinitionOption,
     IsolationOption,
     JsonOption,
@@ -32,6 +33,7 @@ def evaluate_file(
     ],
     target: TargetOption = None,
     language: LanguageOption = None,
+    baselines: BaselinesOption = None,
     save_traces: Annotated[
         bool,
         typer.Option(
@@ -62,7 +64,15 @@ def evaluate_file(
         writable_root(loaded)
         saving.check_known(given, loaded)
     progress = Progress(to_stderr())
-    evaluation = evaluate(loaded, found, given, name, on_event=progress, isolation=isolation)
+    evaluation = evaluate(
+        loaded,
+        found,
+        given,
+        name,
+        on_event=progress,
+        isolation=isolation,
+        baselines=baselines or None,
+    )
     if as_json:
         print_json(plain(evaluation))
     console = to_people(as_json)
@@ -85,7 +95,11 @@ def evaluate_file(
                 markup=False,
                 highlight=False,
             )
-    for line in (figures.comparison(evaluation), figures.timers(evaluation)):
+    for line in (
+        figures.comparison(evaluation),
+        figures.timers(evaluation),
+        *figures.unusable(evaluation),
+    ):
         if line:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if save_traces:

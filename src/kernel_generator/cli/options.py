@@ -88,6 +88,19 @@ EffortOption = Annotated[
         show_default=False,
     ),
 ]
+BaselinesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--baseline",
+        "-b",
+        metavar="NAME",
+        help="What to compare with beside the reference: 'torch.compile', 'torch.compile "
+        "max-autotune' (takes minutes), 'cuBLAS' (for a GEMM on a GPU), or a solution of the trace "
+        "set by its name; may be repeated. Without it: torch.compile, and cuBLAS where there is "
+        "one.",
+        show_default=False,
+    ),
+]
 IsolationOption = Annotated[
     str,
     typer.Option(

@@ -78,11 +78,14 @@ class Clocks(Record):
     """Lowest and highest clock read."""
     memory_mhz: tuple[int, int] | None = None
     temperature_c: int | None = None
+    """The highest read."""
     power_w: float | None = None
+    """The highest read; the driver averages over up to a second."""
     throttled: tuple[str, ...] = ()
     """Reasons for which clocks were held down, in NVML's words; 'idle' is none."""
-    foreign_processes: int = 0
-    """Processes with a compute context on the GPU that are not the judge's."""
+    foreign_processes: int | None = None
+    """Processes with a compute context on the GPU that are not the judge's, the most at a time;
+    None where that cannot be told, inside many containers for example."""
 
 
 class Check(Record):
@@ -155,6 +158,9 @@ class Evaluation(Record):
     """Geometric mean over workloads against the reference; None where nothing was measured."""
     baselines: dict[str, Interval] = Field(default_factory=dict[str, Interval])
     """Geometric-mean speedup against each named baseline."""
+    unusable_baselines: dict[str, str] = Field(default_factory=dict[str, str])
+    """Baselines that were asked for and have no figure above, by name, and why: they do not build
+    here, or failed on a workload."""
     noise: float | None = None
     """The largest A/A noise of the workloads; None where it was not measured."""
     promoted: bool | None = None

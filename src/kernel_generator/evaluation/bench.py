@@ -7,7 +7,7 @@ told as the candidate's.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.evaluation import Floors, Timing, WorkloadEvaluation
@@ -81,6 +81,8 @@ class Judged:
     record: WorkloadEvaluation
     ratios: dict[str, NDArray[np.float64]] = field(default_factory=dict[str, "NDArray[np.float64]"])
     """Baseline time / candidate time, one figure a block."""
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    """Baselines that could not be timed here, and why."""
     skipped: bool = False
     """True where the workload cannot be run here, whatever the candidate."""
 
@@ -95,6 +97,8 @@ class _Errors:
 class _Timed:
     series: dict[str, Series]
     call_us: Interval
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    """Baselines that could not be timed here, and why."""
 
 
 @dataclass
@@ -301,9 +305,10 @@ class Bench:
         A rival other than the reference that does not run here is left out.
         """
         usable = list(rivals)
+        lost: dict[str, str] = {}
         while True:
             try:
-                return self._time_among(case, plan, usable)
+                return replace(self._time_among(case, plan, usable), lost=lost)
             except TimingFailed as failed:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
@@ -318,6 +323,7 @@ class Bench:
             if failing.worker is self.trials.reference:
                 raise ReferenceStopped(answer)
             usable.remove(failing)
+            lost[party] = outcomes.last_line(answer)
 
     def _time_among(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
         mine = Party(
@@ -409,6 +415,7 @@ def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Jud
             }
         ),
         ratios,
+        timed.lost,
     )
 
 

@@ -39,7 +39,8 @@ class Profile:
     timing: TimingPlan | None = None
     """None: correctness only."""
     baselines: tuple[Baseline, ...] = ()
-    """What is timed interleaved with the candidate, beside the reference."""
+    """What else is timed, interleaved with the candidate and the reference, which always is:
+    naming it here changes nothing. No two of one name."""
     incumbent: Solution | None = None
     """What it has to beat to be promoted: the best candidate so far."""
     edges: bool = False
@@ -53,6 +54,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise ValueError("at least one trial is needed to find a kernel correct")
+        if len({b.name for b in self.baselines}) != len(self.baselines):
+            raise ValueError("each baseline needs a name of its own")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import Solution, SupportedLanguages
@@ -23,20 +23,16 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
-from kernel_generator.evaluation.baselines import reference_solution
+from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
 from kernel_generator.evaluation.pool import Pool
+from kernel_generator.evaluation.rivals import Rivals
 from kernel_generator.evaluation.tally import Tally
-from kernel_generator.evaluation.timing import INCUMBENT
-from kernel_generator.evaluation.toolchain import (
-    build_environment,
-    gpu_name,
-    portable_build_environment,
-)
+from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 from kernel_generator.sandbox.worker import Done, Order
@@ -69,14 +65,6 @@ class LocalJudge:
         """See `Judge.open`."""
         device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
         return LocalSession(task, device, self._limits, self._isolation)
-
-
-@dataclass(frozen=True)
-class _Rival:
-    solution: Solution
-    worker: Worker
-    problem: str = ""
-    """Why it cannot be used; empty where it can."""
 
 
 def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
@@ -113,7 +101,7 @@ class LocalSession:
         self._limits = limits
         self._pool = Pool(task, device, isolation)
         self._turn = threading.Lock()
-        self._rivals: dict[str, _Rival] = {}
+        self._rivals = Rivals(task, self._pool, self._order, limits)
         self._trials = Trials(task, device, limits, self._pool.start(), secrets.randbits(62))
         self._bench = Bench(task, limits, self._trials)
         self._pool.replenish()
@@ -218,8 +206,8 @@ class LocalSession:
             trusted=False,
             non_deterministic=declares_non_deterministic(solution),
         )
-        rivals = self._prepare_rivals(profile)
-        tally = Tally()
+        rivals = self._rivals.among(profile)
+        tally = Tally(self._rivals.unusable(profile))
         self._try(subject, self._task.searched, profile, rivals, tally)
         if tally.failure is None and _earns_held_out(tally, profile):
             self._try(subject, self._task.held_out, profile, rivals, tally)
@@ -236,7 +224,7 @@ class LocalSession:
     ) -> None:
         for workload in workloads:
             self._revive_reference()
-            reference = Subject("reference", self._trials.reference, stores=True)
+            reference = Subject(REFERENCE, self._trials.reference, stores=True)
             among = [reference, *(rival for rival in rivals if rival.worker.alive)]
             tally.add(self._bench.judge(subject, workload, profile, among))
             if tally.failure is not None:
@@ -255,35 +243,6 @@ class LocalSession:
         self._pool.stop(self._trials.reference)
         self._trials.reference = self._pool.start()
         self._prepare_reference()
-
-    def _prepare_rivals(self, profile: Profile) -> list[Subject]:
-        """What the candidate is timed among, beside the reference, each in a child of its own that
-        serves the session."""
-        if profile.timing is None:
-            return []
-        wanted = {b.name: b.solution for b in profile.baselines}
-        if profile.incumbent is not None:
-            wanted[INCUMBENT] = profile.incumbent
-        found: list[Subject] = []
-        for name, solution in wanted.items():
-            rival = self._rivals.get(name)
-            if rival is None or rival.solution != solution:
-                rival = self._prepare_rival(name, solution)
-            if not rival.problem:
-                passing = solution.spec.destination_passing_style
-                found.append(Subject(name, rival.worker, stores=not passing))
-        return found
-
-    def _prepare_rival(self, name: str, solution: Solution) -> _Rival:
-        old = self._rivals.pop(name, None)
-        if old is not None:
-            self._pool.stop(old.worker)
-        language = solution.spec.language.value
-        worker = self._pool.start(build_environment(self._task.target, language))
-        answer = worker.prepare(self._order(solution), self._limits.build_s)
-        problem = "" if isinstance(answer, Done) else _last_line(answer)
-        self._rivals[name] = _Rival(solution, worker, problem)
-        return self._rivals[name]
 
     def _order(self, solution: Solution, interpret: bool = False) -> Order:
         return Order(

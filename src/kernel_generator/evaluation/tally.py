@@ -10,6 +10,8 @@ from kernel_generator.evaluation.intervals import geometric_mean, promotes
 from kernel_generator.evaluation.timing import INCUMBENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 class Tally:
     """Adds up the workloads of one evaluation."""
 
-    def __init__(self) -> None:
+    def __init__(self, unusable: Mapping[str, str]) -> None:
+        """`unusable` baselines are not timed, by name, and why."""
+        self._unusable = dict(unusable)
         self._records: list[WorkloadEvaluation] = []
         self._skipped: list[WorkloadEvaluation] = []
         self._ratios: dict[str, list[NDArray[np.float64]]] = {}
@@ -34,6 +38,9 @@ class Tally:
             return
         for name, ratio in judged.ratios.items():
             self._ratios.setdefault(name, []).append(ratio)
+        for name, reason in judged.lost.items():
+            axes = ", ".join(f"{k}={v}" for k, v in judged.record.axes.items())
+            self._unusable.setdefault(name, f"with {axes}: {reason}")
         if not judged.record.outcome.is_result:
             self.failure = judged.record
 
@@ -51,7 +58,10 @@ class Tally:
         records = tuple(self._records)
         if self.failure is not None:
             return Evaluation(
-                outcome=self.failure.outcome, message=self.failure.message, workloads=records
+                outcome=self.failure.outcome,
+                message=self.failure.message,
+                workloads=records,
+                unusable_baselines=self._unusable,
             )
         if len(self._skipped) == len(records):
             message = records[0].message if records else "no workload can be run here"
@@ -75,4 +85,5 @@ class Tally:
             workloads=records,
             speedup=means.get("reference"),
             baselines=means,
+            unusable_baselines=self._unusable,
         )

@@ -81,6 +81,14 @@ def timers(evaluation: Evaluation) -> str:
     return "timed by " + "; ".join(names) if names else ""
 
 
+def unusable(evaluation: Evaluation) -> list[str]:
+    """A sentence for each baseline that was asked for and has no figure."""
+    return [
+        f"no figure against {name}: {reason}"
+        for name, reason in evaluation.unusable_baselines.items()
+    ]
+
+
 def _verdict(interval: Interval) -> str:
     """Says what is not faster; a result may be, and then is called so."""
     if interval.high < 1:

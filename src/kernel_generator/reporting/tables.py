@@ -56,11 +56,11 @@ def campaign_table(rows: list[Row]) -> Table:
 def campaign_notes(rows: list[Row]) -> list[str]:
     """What has to be known of a result that the table has no room for, a sentence each."""
     return [
-        f"{row.definition}: {row.evaluation.message.strip()}"
+        f"{row.definition}: {note}"
         for row in rows
-        if row.evaluation is not None
-        and row.evaluation.outcome.is_result
-        and row.evaluation.message.strip()
+        if row.evaluation is not None and row.evaluation.outcome.is_result
+        for note in (row.evaluation.message.strip(), *figures.unusable(row.evaluation))
+        if note
     ]
 
 

@@ -27,7 +27,7 @@ from kernel_generator.domain.events import (
 )
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
-from kernel_generator.evaluation.baselines import compiled_baseline
+from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
 from kernel_generator.evaluation.judge import Profile
 from kernel_generator.evaluation.timing import TimingPlan
 from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
@@ -211,7 +211,11 @@ class Run:
         beats = searched_speedup(best, self._searched) if best is not None else None
         # The embedded model's kernels are torch.compile: against themselves they show nothing.
         own_compiler = self._author.model.name.startswith("builtin:")
-        baselines = () if own_compiler else (compiled_baseline(self.task),)
+        baselines = tuple(
+            baseline
+            for baseline in default_baselines(self.task)
+            if not (own_compiler and baseline.name == TORCH_COMPILE)
+        )
         return Profile(timing=TimingPlan(), baselines=baselines, beats=beats or 0.0)
 
     def _tell(self, event: Event) -> None:

@@ -85,6 +85,11 @@ def workloads_of(traceset: TraceSet, name: str) -> tuple[Workload, ...]:
     return tuple(trace.workload for trace in traceset.workloads.get(name, []))
 
 
+def solutions_by_name(traceset: TraceSet) -> dict[str, Solution]:
+    """Every solution of the set; names are unique in the whole of it."""
+    return {s.name: s for found in traceset.solutions.values() for s in found}
+
+
 def _definitions(root: Path, problems: list[Problem]) -> dict[str, Definition]:
     found: dict[str, Definition] = {}
     for path in sorted((root / "definitions").rglob("*.json")):
