@@ -7,51 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from flashinfer_bench.data import SafetensorsInput
-from safetensors.torch import save_file
 
 from kernel_generator.evaluation.inputs import InputsUnavailable
-from kernel_generator.evaluation.values import CPU, Values, Where, draw, edge_workloads, vary
+from kernel_generator.evaluation.values import Values, Where, draw, edge_workloads, vary
 from tests.evaluation.values import attention, checks, defining, families
+from tests.evaluation.values.capturing import AXES, LENGTHS, PAGES, captured, named, sequences
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from flashinfer_bench import Definition, Workload
 
-LENGTHS = [2, 0, 3, 1]
-AXES = {"batch_size": 4, "num_pages": 9, "len_indptr": 5, "num_kv_indices": 6}
-PAGES = {
-    "kv_indptr": torch.tensor([0, 2, 2, 5, 6], dtype=torch.int32),
-    # The first and the third sequence share their first page.
-    "kv_indices": torch.tensor([7, 1, 7, 3, 4, 8], dtype=torch.int32),
-}
 
-
-def captured(
-    definition: Definition, root: Path, tensors: dict[str, torch.Tensor], **axes: int
-) -> Workload:
-    """A workload with these tensors saved below `root`."""
-    save_file(tensors, root / "a.safetensors")
-    return named(definition, tuple(tensors), **axes)
-
-
-def named(definition: Definition, names: tuple[str, ...], **axes: int) -> Workload:
-    which = defining.workload(definition, **axes)
-    blobs = {n: SafetensorsInput(path="a.safetensors", tensor_key=n) for n in names}
-    return which.model_copy(update={"inputs": {**which.inputs, **blobs}})
-
-
-def two(
-    definition: Definition, which: Workload, root: Path, where: Where = CPU
-) -> tuple[Values, Values]:
+def two(definition: Definition, which: Workload, root: Path, where: Where) -> tuple[Values, Values]:
     """A draw and its variation."""
     values = draw(definition, which, root, torch.Generator().manual_seed(7), where=where)
     return values, vary(definition, which, values, torch.Generator().manual_seed(8))
-
-
-def sequences(values: Values) -> list[list[int]]:
-    offsets = values.tensors["kv_indptr"].diff().tolist()
-    return [s.tolist() for s in values.tensors["kv_indices"].split(offsets)]
 
 
 class TestPages:
@@ -97,6 +68,18 @@ class TestPages:
             checks.assert_fits(attention.MLA_DECODE, which, values)
             assert values.synthetic == ("kv_indices",)
             assert sorted(len(s) for s in sequences(values)) == sorted(LENGTHS)
+
+
+@defining.EITHER_WAY
+def test_pages_move_even_where_captured_offsets_make_no_sense(tmp_path: Path, where: Where) -> None:
+    falling = {**PAGES, "kv_indptr": torch.tensor([0, 9, 2, 5, 6], dtype=torch.int32)}
+    which = captured(attention.MLA_DECODE, tmp_path, falling, **AXES)
+    for values in two(attention.MLA_DECODE, which, tmp_path, where):
+        counts = [
+            t.unique(return_counts=True)[1].sort().values.tolist()
+            for t in (values.tensors["kv_indices"], PAGES["kv_indices"])
+        ]
+        assert counts[0] == counts[1]
 
 
 @defining.EITHER_WAY

@@ -103,8 +103,7 @@ def make(call: Call, known: Mapping[str, torch.Tensor], generator: torch.Generat
     if table is not None and rows is None and table.shape:
         rows = _pages(table.shape[0] * table.shape[1], call.num_pages, generator)
         rows = rows.view(table.shape)
-    complete = pages is not None and entries is not None and int(entries.sum()) == len(pages)
-    return Batch(queries, entries, pages, last, lengths, rows, complete)
+    return Batch(queries, entries, pages, last, lengths, rows, _is_complete(entries, pages))
 
 
 def write(call: Call, batch: Batch) -> dict[str, torch.Tensor]:
@@ -163,6 +162,13 @@ def _segments(lengths: torch.Tensor, order: torch.Tensor, total: int) -> torch.T
     # Without the total, a device would be waited for to tell it.
     shift = (before[order] - after).repeat_interleave(ordered, output_size=total)
     return torch.arange(total, device=shift.device).add_(shift)
+
+
+def _is_complete(entries: torch.Tensor | None, pages: torch.Tensor | None) -> bool:
+    if entries is None or pages is None:
+        return False
+    # Captured offsets may be anything, and what permutes by them does not look again.
+    return bool((entries >= 0).all()) and int(entries.sum()) == len(pages)
 
 
 def _moved(pages: torch.Tensor, page_map: torch.Tensor | None) -> torch.Tensor:
