@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
 from flashinfer_bench import Definition, Workload
 from flashinfer_bench.data import RandomInput, ScalarInput
+
+from kernel_generator.evaluation.values import CPU, Where
+
+DIRECT = Where(torch.device("cpu"), pooled=False)
+"""The CPU, filled as a GPU is."""
+EITHER_WAY = pytest.mark.parametrize("where", [CPU, DIRECT], ids=["pooled", "direct"])
 
 
 def defined(

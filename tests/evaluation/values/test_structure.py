@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel_generator.evaluation.inputs import InputsUnavailable
-from kernel_generator.evaluation.values import Variant, draw, edge_workloads, variants, vary
+from kernel_generator.evaluation.values import Variant, Where, draw, edge_workloads, variants, vary
 from tests.evaluation.values import attention, checks, defining, families
 
 if TYPE_CHECKING:
@@ -40,15 +40,16 @@ def extents(definition: Definition, data: st.DataObject) -> dict[str, int]:
     return axes
 
 
+@defining.EITHER_WAY
 @ANY_FAMILY
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), seed=SEED)
 def test_a_draw_and_its_variation_fit_the_declaration(
-    name: str, data: st.DataObject, seed: int
+    name: str, where: Where, data: st.DataObject, seed: int
 ) -> None:
     definition = families.FAMILIES[name]
     which = defining.workload(definition, **extents(definition, data))
-    values = draw(definition, which, None, generator(seed))
+    values = draw(definition, which, None, generator(seed), where=where)
     checks.assert_fits(definition, which, values)
     checks.assert_fits(definition, which, vary(definition, which, values, generator(seed + 1)))
 
@@ -65,33 +66,36 @@ def test_edge_workloads_are_few_and_fit_the_definition(name: str) -> None:
         checks.assert_fits(definition, which, vary(definition, which, values, generator(2)))
 
 
+@defining.EITHER_WAY
 @ANY_FAMILY
-def test_the_reference_answers_every_edge_workload(name: str) -> None:
+def test_the_reference_answers_every_edge_workload(name: str, where: Where) -> None:
     definition = families.FAMILIES[name]
     for which in edge_workloads(definition, ()):
-        values = draw(definition, which, None, generator())
+        values = draw(definition, which, None, generator(), where=where)
         for one in (values, vary(definition, which, values, generator(2))):
             for output in checks.run_reference(definition, one).values():
                 assert not output.isnan().any(), which.uuid
 
 
+@defining.EITHER_WAY
 @ANY_FAMILY
-def test_the_reference_stays_finite_in_every_variant(name: str) -> None:
+def test_the_reference_stays_finite_in_every_variant(name: str, where: Where) -> None:
     definition = families.FAMILIES[name]
     which = next(w for w in edge_workloads(definition, ()) if w.uuid == "edge-skewed-37")
     for variant in variants(definition):
-        values = draw(definition, which, None, generator(), variant)
+        values = draw(definition, which, None, generator(), variant, where)
         assert values.variant is variant
         for one in (values, vary(definition, which, values, generator(2))):
             for output in checks.run_reference(definition, one).values():
                 assert output.isfinite().all(), variant
 
 
+@defining.EITHER_WAY
 @ANY_FAMILY
-def test_the_same_generator_gives_the_same_values(name: str) -> None:
+def test_the_same_generator_gives_the_same_values(name: str, where: Where) -> None:
     definition = families.FAMILIES[name]
     which = edge_workloads(definition, ())[2]
-    first, second = (draw(definition, which, None, generator(5)) for _ in range(2))
+    first, second = (draw(definition, which, None, generator(5), where=where) for _ in range(2))
     assert first.scalars == second.scalars
     assert {n: checks.raw(t) for n, t in first.tensors.items()} == {
         n: checks.raw(t) for n, t in second.tensors.items()
@@ -102,11 +106,12 @@ def test_the_same_generator_gives_the_same_values(name: str) -> None:
     }
 
 
+@defining.EITHER_WAY
 @ANY_FAMILY
-def test_a_variation_changes_every_float_and_leaves_the_original(name: str) -> None:
+def test_a_variation_changes_every_float_and_leaves_the_original(name: str, where: Where) -> None:
     definition = families.FAMILIES[name]
     which = edge_workloads(definition, ())[3]
-    values = draw(definition, which, None, generator())
+    values = draw(definition, which, None, generator(), where=where)
     before = {n: checks.raw(t) for n, t in values.tensors.items()}
     other = vary(definition, which, values, generator(2))
     assert {n: checks.raw(t) for n, t in values.tensors.items()} == before

@@ -8,7 +8,7 @@ import pytest
 import torch
 from flashinfer_bench.bench.utils import gen_inputs
 
-from kernel_generator.evaluation.values import Variant, draw, variants, vary
+from kernel_generator.evaluation.values import CPU, Variant, Where, draw, variants, vary
 from tests.evaluation.values import attention, checks, defining, families
 
 if TYPE_CHECKING:
@@ -30,11 +30,15 @@ def one_input(dtype: str, name: str = "x", columns: int = 64) -> Definition:
 
 
 def drawn(
-    dtype: str, variant: Variant = Variant.RANDOM, rows: int = 400, varied: bool = False
+    dtype: str,
+    variant: Variant = Variant.RANDOM,
+    rows: int = 400,
+    varied: bool = False,
+    where: Where = CPU,
 ) -> torch.Tensor:
     definition = one_input(dtype)
     which = defining.workload(definition, rows=rows)
-    values = draw(definition, which, None, torch.Generator().manual_seed(3), variant)
+    values = draw(definition, which, None, torch.Generator().manual_seed(3), variant, where)
     if varied:
         values = vary(definition, which, values, torch.Generator().manual_seed(4))
     return values.tensors["x"]
@@ -44,13 +48,16 @@ BOTH = pytest.mark.parametrize("varied", [False, True], ids=["drawn", "varied"])
 ANY_FLOAT = pytest.mark.parametrize("dtype", FLOATS)
 
 
+@defining.EITHER_WAY
 @BOTH
 @ANY_FLOAT
-def test_random_floats_have_the_distribution_of_flashinfer_bench(dtype: str, varied: bool) -> None:
+def test_random_floats_have_the_distribution_of_flashinfer_bench(
+    dtype: str, varied: bool, where: Where
+) -> None:
     definition = one_input(dtype)
     which = defining.workload(definition, rows=400)
     theirs = gen_inputs(definition, which, "cpu")[0].float()
-    mine = drawn(dtype, varied=varied).float()
+    mine = drawn(dtype, varied=varied, where=where).float()
     assert mine.mean().abs() < 0.03
     assert mine.std() == pytest.approx(float(theirs.std()), rel=0.03)
     assert mine.abs().max() == pytest.approx(float(theirs.abs().max()), rel=0.4)
@@ -66,9 +73,10 @@ def test_unknown_integers_have_the_range_of_flashinfer_bench(dtype: str) -> None
     assert int(mine.max()) == pytest.approx(int(theirs.max()), abs=4)
 
 
+@defining.EITHER_WAY
 @BOTH
-def test_packed_fp4_holds_clipped_normal_numbers(varied: bool) -> None:
-    data = drawn("float4_e2m1", varied=varied).view(torch.uint8)
+def test_packed_fp4_holds_clipped_normal_numbers(varied: bool, where: Where) -> None:
+    data = drawn("float4_e2m1", varied=varied, where=where).view(torch.uint8)
     codes = torch.stack([data & 15, data >> 4]).long()
     value = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])[codes & 7]
     signed = torch.where(codes > 7, -value, value)
@@ -77,59 +85,72 @@ def test_packed_fp4_holds_clipped_normal_numbers(varied: bool) -> None:
     assert signed.abs().max() == 2.0
 
 
+@defining.EITHER_WAY
 @BOTH
 @ANY_FLOAT
-def test_tiny_and_huge_are_far_from_ordinary_and_still_resolved(dtype: str, varied: bool) -> None:
-    tiny = drawn(dtype, Variant.TINY, varied=varied).float()
-    huge = drawn(dtype, Variant.HUGE, varied=varied).float()
+def test_tiny_and_huge_are_far_from_ordinary_and_still_resolved(
+    dtype: str, varied: bool, where: Where
+) -> None:
+    tiny = drawn(dtype, Variant.TINY, varied=varied, where=where).float()
+    huge = drawn(dtype, Variant.HUGE, varied=varied, where=where).float()
     assert tiny.abs().max() < 0.05
     assert tiny.unique().numel() > 10
     assert huge.isfinite().all()
     assert huge.std() > 10.0
 
 
+@defining.EITHER_WAY
 @BOTH
 @ANY_FLOAT
-def test_outliers_stand_in_a_few_channels(dtype: str, varied: bool) -> None:
-    size = drawn(dtype, Variant.OUTLIERS, varied=varied).float().abs().mean(dim=0)
+def test_outliers_stand_in_a_few_channels(dtype: str, varied: bool, where: Where) -> None:
+    size = drawn(dtype, Variant.OUTLIERS, varied=varied, where=where).float().abs().mean(dim=0)
     assert 1 <= int((size > 20.0).sum()) <= 3
 
 
+@defining.EITHER_WAY
 @BOTH
 @ANY_FLOAT
-def test_equal_is_one_value_and_not_zero(dtype: str, varied: bool) -> None:
-    values = drawn(dtype, Variant.EQUAL, varied=varied).float().unique()
+def test_equal_is_one_value_and_not_zero(dtype: str, varied: bool, where: Where) -> None:
+    values = drawn(dtype, Variant.EQUAL, varied=varied, where=where).float().unique()
     assert values.numel() == 1
     assert values.item() != 0.0
 
 
+@defining.EITHER_WAY
 @BOTH
 @ANY_FLOAT
-def test_alternating_changes_its_sign_with_each_channel(dtype: str, varied: bool) -> None:
-    values = drawn(dtype, Variant.ALTERNATING, varied=varied).float()
+def test_alternating_changes_its_sign_with_each_channel(
+    dtype: str, varied: bool, where: Where
+) -> None:
+    values = drawn(dtype, Variant.ALTERNATING, varied=varied, where=where).float()
     assert bool((values[:, ::2] >= 0).all())
     assert bool((values[:, 1::2] <= 0).all())
 
 
+@defining.EITHER_WAY
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_denormal_numbers_stand_beside_ordinary_ones(dtype: str, varied: bool) -> None:
-    values = drawn(dtype, Variant.DENORMAL, varied=varied)
+def test_denormal_numbers_stand_beside_ordinary_ones(
+    dtype: str, varied: bool, where: Where
+) -> None:
+    values = drawn(dtype, Variant.DENORMAL, varied=varied, where=where)
     small = (values != 0) & (values.abs() < torch.finfo(values.dtype).tiny)
     assert small.float().mean() == pytest.approx(1 / 8, abs=0.03)
     assert values.float().std() > 0.8
 
 
+@defining.EITHER_WAY
 @BOTH
-def test_a_large_tensor_keeps_its_variant_and_repeats_no_row(varied: bool) -> None:
-    values = drawn("bfloat16", Variant.ALTERNATING, rows=40_000, varied=varied)
+def test_a_large_tensor_keeps_its_variant_and_repeats_no_row(varied: bool, where: Where) -> None:
+    values = drawn("bfloat16", Variant.ALTERNATING, rows=40_000, varied=varied, where=where)
     assert bool((values[:, ::2] >= 0).all())
     first = values[0].expand(40_000, 64)
     assert int((values == first).all(dim=1).sum()) < 40
 
 
-def test_a_variation_of_a_large_tensor_consists_of_new_numbers() -> None:
-    before, after = drawn("float32", rows=40_000), drawn("float32", rows=40_000, varied=True)
+@defining.EITHER_WAY
+def test_a_variation_of_a_large_tensor_consists_of_new_numbers(where: Where) -> None:
+    before, after = (drawn("float32", rows=40_000, varied=v, where=where) for v in (False, True))
     assert torch.isin(after, before).float().mean() < 0.05
     assert after.std() == pytest.approx(1.0, abs=0.02)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import SafetensorsInput
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 EDGE = "edge"
 """First word of the name of a synthetic edge workload; the second is its profile."""
+_KEPT = 256
+"""Calls of this many workloads are kept parsed: reading a definition takes longer than launching
+the kernels that fill a small workload."""
 _ENDS_AT = re.compile(r"\s*(\w+)\s*==?\s*(\w+)\s*\[\s*-1\s*\]")
 
 
@@ -40,24 +43,22 @@ class Call:
 
     @staticmethod
     def of(definition: Definition, workload: Workload) -> Call:
-        """Raises `InputsUnavailable` where the workload does not fit the definition."""
-        plan_call(definition, workload)
-        return Call._of(
-            definition,
-            workload.axes,
-            frozenset(n for n, i in workload.inputs.items() if isinstance(i, SafetensorsInput)),
-            _profile(workload.uuid),
-        )
+        """The same for the same two objects, which are not changed meanwhile.
+
+        Raises `InputsUnavailable` where the workload does not fit the definition.
+        """
+        return _parsed(_Case(definition, workload))
 
     @staticmethod
     def sketch(definition: Definition, axes: dict[str, int]) -> Call:
         """A call with these extents of the variable axes and nothing captured."""
-        return Call._of(definition, axes, frozenset(), Profile.RANDOM)
+        return Call.parsed(definition, axes, frozenset(), Profile.RANDOM)
 
     @staticmethod
-    def _of(
+    def parsed(
         definition: Definition, axes: dict[str, int], captured: frozenset[str], profile: Profile
     ) -> Call:
+        """From its parts: extents of the variable axes, and the inputs that were captured."""
         inputs = {
             name: Input(
                 name,
@@ -134,6 +135,37 @@ class Call:
     def num_local_experts(self) -> int:
         """Experts whose weights this call holds."""
         return self.axis("num_local_experts", "local_num_experts") or self.num_experts
+
+
+class _Case:
+    """Equal to another of the very same two objects: neither has a hash of its own, and comparing
+    what is in them would cost what keeping them saves."""
+
+    def __init__(self, definition: Definition, workload: Workload) -> None:
+        self.definition = definition
+        self.workload = workload
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Case)
+            and other.definition is self.definition
+            and other.workload is self.workload
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.definition), id(self.workload)))
+
+
+@lru_cache(maxsize=_KEPT)
+def _parsed(case: _Case) -> Call:
+    workload = case.workload
+    plan_call(case.definition, workload)
+    return Call.parsed(
+        case.definition,
+        workload.axes,
+        frozenset(n for n, i in workload.inputs.items() if isinstance(i, SafetensorsInput)),
+        _profile(workload.uuid),
+    )
 
 
 def _profile(uuid: str) -> Profile:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,8 @@ import torch
 from kernel_generator.evaluation.values.noise import (
     EIGHT_BIT_FLOATS,
     PLAIN_FLOATS,
-    SERIAL,
+    Source,
+    at_once,
     normal,
     one_of,
     some,
@@ -31,13 +33,21 @@ from kernel_generator.evaluation.values.roles import Input, Role
 if TYPE_CHECKING:
     from kernel_generator.evaluation.values.call import Call
 
-FRESH_ELEMENTS = 1 << 25
-"""`draw` makes every element anew up to twice this many in a tensor (64 MiB of bfloat16): expert
-weights can be a gigabyte."""
-POOL_ELEMENTS = 1 << 19
-"""`vary` makes this many new elements a tensor and fills the rest from them."""
-_FRESH_ROWS, _VARIED_ROWS = 1 << 20, 1 << 16
-"""The same two for roles whose rows are sorted or normalised, which costs several times more."""
+
+@dataclass(frozen=True)
+class Pool:
+    """How many new elements a tensor has at least; the rest is filled from them where there are
+    more than twice as many."""
+
+    elements: int
+    dear: int
+    """The same for roles whose rows are sorted or normalised, which costs several times more."""
+
+
+FRESH = Pool(1 << 25, 1 << 20)
+"""For `draw` (64 MiB of bfloat16): expert weights can be a gigabyte."""
+VARIED = Pool(1 << 19, 1 << 16)
+"""For `vary`."""
 
 _LARGE = 700.0
 _SMALL = 1e-3
@@ -74,32 +84,33 @@ class Floats:
 
     call: Call
     variant: Variant
-    generator: torch.Generator
-    pooled: bool
-    """True: large tensors are filled from pools of `POOL_ELEMENTS`."""
+    source: Source
+    pool: Pool | None
+    """None: every number is new."""
     local_offset: int = 0
     """Number of the first expert whose weights the call holds."""
 
     def make(self, one: Input, role: Role) -> torch.Tensor:
-        """A tensor for one input, of its declared shape and dtype."""
+        """A tensor for one input, of its declared shape and dtype, on the device."""
         assert one.shape is not None
-        if role in (Role.ROUTING_LOGITS, Role.UNIT_KEY, Role.EXPERT_WEIGHTS):
-            pool = _VARIED_ROWS if self.pooled else _FRESH_ROWS
-        else:
-            pool = POOL_ELEMENTS if self.pooled else FRESH_ELEMENTS
-        return tiled(lambda shape: self._make(one, role, shape), one.shape, pool, self.generator)
+        if self.pool is None:
+            return self._make(one, role, one.shape)
+        dear = role in (Role.ROUTING_LOGITS, Role.UNIT_KEY, Role.EXPERT_WEIGHTS)
+        pool = self.pool.dear if dear else self.pool.elements
+        choices = self.source.choices
+        return tiled(lambda shape: self._make(one, role, shape), one.shape, pool, choices)
 
     def _make(self, one: Input, role: Role, shape: tuple[int, ...]) -> torch.Tensor:
         if role in _SCALED and responds(self.call, one, role, self.variant):
             return self._varied(one, role, shape)
         if role in _SCALED or role in (Role.WEIGHT, Role.GATE):
-            return normal(shape, one.dtype, self.generator)
+            return normal(shape, one.dtype, self.source.numbers)
         if one.dtype is torch.float4_e2m1fn_x2:
-            return normal(shape, one.dtype, self.generator)
+            return normal(shape, one.dtype, self.source.numbers)
         return self._special(one, role, shape).to(one.dtype)
 
     def _varied(self, one: Input, role: Role, shape: tuple[int, ...]) -> torch.Tensor:
-        g, dtype = self.generator, one.dtype
+        g, dtype = self.source.numbers, one.dtype
         factor = _factor(self.call, one, role, self.variant) or 1.0
         if self.variant is Variant.EQUAL:
             value = uniform((1,), 0.5, 2.0, g)
@@ -108,13 +119,13 @@ class Floats:
         if self.variant in (Variant.RANDOM, Variant.TINY, Variant.HUGE) or not shape:
             return made
         rows = made.view(-1, shape[-1])
-        loud = some(shape[-1], min(3, 1 + shape[-1] // 64), g)
+        loud = some(shape[-1], min(3, 1 + shape[-1] // 64), self.source.choices)
         if dtype not in EIGHT_BIT_FLOATS:
             self._mark_channels(rows, loud)
             return made
         # They have no arithmetic of their own.
         limit = torch.finfo(dtype).max
-        for piece in rows.split(max(1, SERIAL // shape[-1])):
+        for piece in rows.split(max(1, at_once(g.device) // shape[-1])):
             wide = piece.float()
             self._mark_channels(wide, loud)
             piece.copy_(wide.clamp_(-limit, limit))
@@ -133,7 +144,7 @@ class Floats:
 
     def _special(self, one: Input, role: Role, shape: tuple[int, ...]) -> torch.Tensor:
         """float32, to be rounded to the input's dtype."""
-        g = self.generator
+        g = self.source.numbers
         if role in _RANGES:
             return uniform(shape, *_RANGES[role], g)
         match role:
@@ -142,7 +153,7 @@ class Floats:
             case Role.TOP_P:
                 made = uniform(shape, 0.05, 1.0, g)
                 if made.numel() > 2:
-                    made[one_of(len(made), g)] = 1.0
+                    made[one_of(len(made), self.source.choices)] = 1.0
                 return made
             case Role.SCALE:
                 typical = 0.02 if re.fullmatch(_WEIGHT_NAME, one.name) else 1.0
@@ -152,7 +163,7 @@ class Floats:
             case Role.ROUTING_BIAS:
                 return normal(shape, torch.float32, g, 0.1)
             case Role.EXPERT_WEIGHTS:
-                return torch.softmax(torch.randn(shape, generator=g), dim=-1)
+                return torch.softmax(normal(shape, torch.float32, g), dim=-1)
             case Role.ROPE_TABLE:
                 return _rotations(one, shape, g)
             case Role.LOG_DECAY:
@@ -163,25 +174,24 @@ class Floats:
                 return step.expm1_().log_()
             case _:
                 assert role is Role.UNIT_KEY
-                return torch.nn.functional.normalize(torch.randn(shape, generator=g), dim=-1)
+                return torch.nn.functional.normalize(normal(shape, torch.float32, g), dim=-1)
 
     def _probabilities(self, shape: tuple[int, ...]) -> torch.Tensor:
-        logits = torch.randn(shape, generator=self.generator)
+        logits = normal(shape, torch.float32, self.source.numbers)
         if self.variant is Variant.HUGE:
             logits.mul_(_LARGE)
         elif self.variant is Variant.TINY:
             logits.mul_(_SMALL)
         elif self.variant is Variant.OUTLIERS:
-            for token in some(shape[-1], 3, self.generator):
+            for token in some(shape[-1], 3, self.source.choices):
                 logits[..., token].add_(_HOT)
         return torch.softmax(logits, dim=-1)
 
     def _routing_logits(self, one: Input, shape: tuple[int, ...]) -> torch.Tensor:
         """Normal quantiles in random order: no two experts tie, so that every right kernel chooses
         the same ones. 256 of them are distinct even in bfloat16."""
-        g, experts = self.generator, shape[-1]
-        quantiles = torch.special.ndtri((torch.arange(experts) + 0.5) / experts)
-        made = quantiles[torch.rand(shape, generator=g).argsort(dim=-1)]
+        g, experts = self.source.numbers, shape[-1]
+        made = _quantiles(experts, g.device)[uniform(shape, 0.0, 1.0, g).argsort(dim=-1)]
         if one.dtype is torch.float32:
             made *= uniform((*shape[:-1], 1), 0.8, 1.25, g)
         if self.variant is Variant.TINY:
@@ -193,7 +203,7 @@ class Floats:
         if self.call.profile is Profile.EMPTY and local < experts:
             made[..., offset : offset + local] -= _HOT
         if self.call.profile is Profile.SKEWED or self.variant is Variant.OUTLIERS:
-            for expert in some(local, max(1, local // 8), g):
+            for expert in some(local, max(1, local // 8), self.source.choices):
                 made[..., offset + expert] += _HOT
         return made
 
@@ -238,6 +248,13 @@ def _factor(call: Call, one: Input, role: Role, variant: Variant) -> float | Non
         linear = role is Role.VALUE or re.fullmatch(_LINEAR_OPS, call.op_type)
         return _LARGE if linear else 16.0
     return _LARGE
+
+
+@lru_cache(maxsize=64)
+def _quantiles(experts: int, device: torch.device) -> torch.Tensor:
+    """Of the normal distribution, [experts]. Made on the CPU: CUDA compiles this function of torch
+    when it is first called."""
+    return torch.special.ndtri((torch.arange(experts) + 0.5) / experts).to(device)
 
 
 def _rotations(one: Input, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -1,7 +1,12 @@
-"""Drawing a workload's inputs, and varying them cheaply between timing blocks."""
+"""Drawing a workload's inputs, and varying them cheaply between timing blocks.
+
+What decides (extents, the sequences of a batch, single numbers) is made on the CPU; tensors are
+made on the device they stay on. `vary` never waits for that device.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,8 +14,9 @@ from flashinfer_bench.data import ScalarInput
 
 from kernel_generator.evaluation.values import captured, integers, scalars, sequences
 from kernel_generator.evaluation.values.call import Call
-from kernel_generator.evaluation.values.floats import Floats, responds
-from kernel_generator.evaluation.values.record import Values, Variant
+from kernel_generator.evaluation.values.floats import FRESH, VARIED, Floats, Pool, responds
+from kernel_generator.evaluation.values.noise import Source
+from kernel_generator.evaluation.values.record import CPU, Values, Variant, Where
 from kernel_generator.evaluation.values.roles import SEQUENCE_ROLES, Input, Role
 
 if TYPE_CHECKING:
@@ -19,6 +25,21 @@ if TYPE_CHECKING:
 
     from flashinfer_bench import Definition, Workload
 
+    from kernel_generator.evaluation.values.sequences import Batch
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a workload gives, before anything is made of it."""
+
+    call: Call
+    scalars: dict[str, int | float | bool]
+    known: dict[str, torch.Tensor]
+    """Captured tensors, on the device."""
+    batch: Batch | None
+    """As captured, and made where it is not; on the device."""
+    synthetic: tuple[str, ...]
+
 
 def draw(
     definition: Definition,
@@ -26,72 +47,62 @@ def draw(
     root: Path | None,
     generator: torch.Generator,
     variant: Variant = Variant.RANDOM,
+    where: Where = CPU,
 ) -> Values:
     """One set of inputs. Captured ones keep their index structure, on other pages and in another
     order, with other floats; where their file is missing they are generated and named as synthetic.
 
-    All of it comes from `generator`. Raises `InputsUnavailable` where the workload does not fit
-    the definition, a file does not fit the workload, or a dtype is not known.
+    All of it comes from `generator`, which is of the CPU. Raises `InputsUnavailable` where the
+    workload does not fit the definition, a file does not fit the workload, or a dtype is not known.
     """
-    call = Call.of(definition, workload)
-    here = captured.read(call, workload, root)
-    numbers: dict[str, int | float | bool] = {}
-    for name, one in call.inputs.items():
-        described = workload.inputs[name]
-        if one.shape is not None:
-            continue
-        if isinstance(described, ScalarInput):
-            numbers[name] = described.value
-        elif name in here:
-            numbers[name] = here[name].item()
-        else:
-            numbers[name] = scalars.make(call, one, generator)
+    given = _given(definition, workload, root, generator, where)
+    floats = _floats_of(given.call, variant, generator, where, FRESH, given.scalars)
+    tensors, batch = _rearranged(given.call, given.known, given.batch, floats)
+    return _values(given, tensors, variant, where, batch)
 
-    known = {n: t for n, t in here.items() if call.inputs[n].shape is not None}
-    pages = _page_map(call, generator)
-    tensors: dict[str, torch.Tensor] = {}
-    if sequences.describes_sequences(call):
-        batch = sequences.make(call, known, generator)
-        tensors.update(sequences.write(call, sequences.permuted(batch, pages, generator)))
-    tensors.update(_indices(call, known, pages, generator, tensors))
-    floats = Floats(call, variant, generator, pooled=False, local_offset=_offset(numbers))
-    tensors.update(_floats(call, known, floats))
-    return Values(
-        {n: tensors[n] for n in call.roles},
-        numbers,
-        tuple(n for n in call.inputs if n in call.captured and n not in here),
-        _unvaried(call, known),
-        variant,
-    )
+
+def as_described(
+    definition: Definition,
+    workload: Workload,
+    root: Path | None,
+    generator: torch.Generator,
+    where: Where = CPU,
+) -> Values:
+    """The inputs that the workload describes: captured ones bit by bit, the others as `draw` makes
+    them. Captured ones whose file is missing are generated and named as synthetic.
+
+    Raises as `draw`.
+    """
+    given = _given(definition, workload, root, generator, where)
+    call = given.call
+    floats = _floats_of(call, Variant.RANDOM, generator, where, FRESH, given.scalars)
+    tensors = {} if given.batch is None else sequences.write(call, given.batch)
+    tensors.update(given.known)
+    for name, role in call.roles.items():
+        if name not in tensors:
+            one = call.inputs[name]
+            tensors[name] = (
+                floats.make(one, role)
+                if one.is_float
+                else integers.make(call, one, _alone(role), floats.source)
+            )
+    return _values(given, tensors, Variant.RANDOM, where, given.batch)
 
 
 def vary(
     definition: Definition, workload: Workload, values: Values, generator: torch.Generator
 ) -> Values:
-    """Other values of the same shapes, variant and index structure: sequences in another order, on
-    other pages, with other floats. `values` is left as it is.
+    """Other values of the same shapes, variant, device and index structure: sequences in another
+    order, on other pages, with other floats. `values`, drawn for this workload, is left as it is.
 
-    Fills large tensors from a pool of new numbers, so it costs about what writing the memory does.
+    All of it comes from `generator`, which is of the CPU. Costs about what writing the memory does,
+    and on a GPU nothing is copied to or from it.
     """
     call = Call.of(definition, workload)
-    pages = _page_map(call, generator)
     known = {n: t for n, t in values.tensors.items() if n in call.captured - {*values.synthetic}}
-    tensors: dict[str, torch.Tensor] = {}
-    if sequences.describes_sequences(call):
-        batch = sequences.read(call, values.tensors)
-        tensors.update(sequences.write(call, sequences.permuted(batch, pages, generator)))
-    tensors.update(_indices(call, known, pages, generator, tensors))
-    floats = Floats(
-        call, values.variant, generator, pooled=True, local_offset=_offset(values.scalars)
-    )
-    tensors.update(_floats(call, known, floats))
-    return Values(
-        {n: tensors[n] for n in call.roles},
-        dict(values.scalars),
-        values.synthetic,
-        values.unvaried,
-        values.variant,
-    )
+    floats = _floats_of(call, values.variant, generator, values.where, VARIED, values.scalars)
+    tensors, batch = _rearranged(call, known, values.batch, floats)
+    return replace(values, tensors=tensors, scalars=dict(values.scalars), batch=batch)
 
 
 def variants(definition: Definition) -> tuple[Variant, ...]:
@@ -109,6 +120,85 @@ def variants(definition: Definition) -> tuple[Variant, ...]:
     )
 
 
+def _given(
+    definition: Definition,
+    workload: Workload,
+    root: Path | None,
+    generator: torch.Generator,
+    where: Where,
+) -> _Given:
+    call = Call.of(definition, workload)
+    here = captured.read(call, workload, root)
+    numbers: dict[str, int | float | bool] = {}
+    for name, one in call.inputs.items():
+        described = workload.inputs[name]
+        if one.shape is not None:
+            continue
+        if isinstance(described, ScalarInput):
+            numbers[name] = described.value
+        elif name in here:
+            numbers[name] = here[name].item()
+        else:
+            numbers[name] = scalars.make(call, one, generator)
+    known = {n: t for n, t in here.items() if call.inputs[n].shape is not None}
+    batch = None
+    if sequences.describes_sequences(call):
+        batch = sequences.make(call, known, generator).on(where.device)
+    return _Given(
+        call,
+        numbers,
+        {n: t.to(where.device, non_blocking=True) for n, t in known.items()},
+        batch,
+        tuple(n for n in call.inputs if n in call.captured and n not in here),
+    )
+
+
+def _floats_of(
+    call: Call,
+    variant: Variant,
+    generator: torch.Generator,
+    where: Where,
+    pool: Pool,
+    numbers: Mapping[str, float],
+) -> Floats:
+    source = Source.of(generator, where.device)
+    offset = int(numbers.get("local_expert_offset", 0))
+    return Floats(call, variant, source, pool if where.pooled else None, offset)
+
+
+def _values(
+    given: _Given,
+    tensors: Mapping[str, torch.Tensor],
+    variant: Variant,
+    where: Where,
+    batch: Batch | None,
+) -> Values:
+    return Values(
+        {n: tensors[n] for n in given.call.roles},
+        given.scalars,
+        given.synthetic,
+        _unvaried(given.call, given.known),
+        variant,
+        where,
+        batch,
+    )
+
+
+def _rearranged(
+    call: Call, known: Mapping[str, torch.Tensor], batch: Batch | None, floats: Floats
+) -> tuple[dict[str, torch.Tensor], Batch | None]:
+    """New tensors in declared order, and the batch that they describe."""
+    numbers = floats.source.numbers
+    pages = _page_map(call, numbers)
+    made: dict[str, torch.Tensor] = {}
+    if batch is not None:
+        batch = sequences.permuted(batch, pages, numbers)
+        made.update(sequences.write(call, batch))
+    made.update(_indices(call, known, pages, floats.source, made))
+    made.update(_floats(call, known, floats))
+    return {n: made[n] for n in call.roles}, batch
+
+
 def _float_inputs(call: Call) -> dict[str, Input]:
     return {n: i for n, i in call.inputs.items() if n in call.roles and i.is_float}
 
@@ -117,18 +207,19 @@ def _page_map(call: Call, generator: torch.Generator) -> torch.Tensor | None:
     """Where each page of the cache moves to."""
     if not call.having(Role.PAGE_IDS, Role.BLOCK_TABLE, Role.TOKEN_INDICES):
         return None
-    return torch.randperm(call.num_pages, generator=generator)
+    return torch.randperm(call.num_pages, generator=generator, device=generator.device)
 
 
-def _offset(numbers: Mapping[str, float]) -> int:
-    return int(numbers.get("local_expert_offset", 0))
+def _alone(role: Role) -> Role:
+    """What a description of sequences is where its shape does not fit the batch's."""
+    return Role.INTEGER if role in SEQUENCE_ROLES else role
 
 
 def _indices(
     call: Call,
     known: Mapping[str, torch.Tensor],
     pages: torch.Tensor | None,
-    generator: torch.Generator,
+    source: Source,
     sequenced: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """Integers other than the description of sequences, and what of that one did not fit."""
@@ -138,10 +229,9 @@ def _indices(
         if one.is_float or name in sequenced:
             continue
         if name not in known:
-            plain = Role.INTEGER if role in SEQUENCE_ROLES else role
-            made[name] = integers.make(call, one, plain, generator)
+            made[name] = integers.make(call, one, _alone(role), source)
             continue
-        moved = integers.shuffled(call, known[name], role, pages, generator)
+        moved = integers.shuffled(call, known[name], role, pages, source.numbers)
         made[name] = known[name].clone() if moved is None else moved
     return made
 
@@ -154,7 +244,7 @@ def _floats(
         role = call.roles[name]
         special = floats.variant is not Variant.RANDOM
         if name in known and not (special and responds(call, one, role, floats.variant)):
-            made[name] = captured.resampled(call, one, role, known[name], floats.generator)
+            made[name] = captured.resampled(call, one, role, known[name], floats.source)
         else:
             made[name] = floats.make(one, role)
     return made

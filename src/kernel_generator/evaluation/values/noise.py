@@ -1,20 +1,22 @@
 """Random numbers in every supported format, and large tensors filled quickly from a pool.
 
-All of them come from the given generator: same generator state, same values.
+All of them come from the given generator and lie on its device: same generator state, same device,
+same values.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from kernel_generator.evaluation.inputs import InputsUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PLAIN_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -25,12 +27,37 @@ INTEGER_RANGES = {
     torch.int64: (-1024, 1024),
 }
 """Those of FlashInfer-Bench."""
-SERIAL = 1 << 15
+_SERIAL = 1 << 15
 """Elements that torch still treats in one thread: a piece that it splits waits for the slowest of
 the threads, which takes long where others use the cores too. Stays in the cache as well."""
-_BYTES_AT_ONCE = 1 << 20
+_PARALLEL = 1 << 25
+"""Elements that a GPU treats at once: enough to fill it, with little memory for what is between."""
 _SATURATION = 2.0
 """FlashInfer-Bench clips what it turns into eight or four bits here."""
+_WORDS = 1 << 16
+_RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By size, a type that has copies of its own everywhere: some formats have none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the random numbers of one set of inputs come from."""
+
+    choices: torch.Generator
+    """On the CPU: numbers that decide in Python how tensors are made, so that no device is waited
+    for."""
+    numbers: torch.Generator
+    """On the device: what tensors hold."""
+
+    @staticmethod
+    def of(generator: torch.Generator, device: torch.device) -> Source:
+        """Both from a generator on the CPU."""
+        return Source(generator, torch.Generator(device).manual_seed(one_of(1 << 62, generator)))
+
+
+def at_once(device: torch.device) -> int:
+    """Elements that are best treated together there."""
+    return _SERIAL if device.type == "cpu" else _PARALLEL
 
 
 def normal(
@@ -41,16 +68,10 @@ def normal(
     Packed fp4 has no room for a factor and ignores it.
     """
     if dtype in PLAIN_FLOATS:
-        drawn = torch.randn(shape, dtype=dtype, generator=generator)
+        drawn = torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
         return drawn if factor == 1.0 else drawn.mul_(factor)
-    if dtype in EIGHT_BIT_FLOATS:
-        made = torch.empty(math.prod(shape), dtype=dtype)
-        for piece in made.split(SERIAL):
-            drawn = torch.randn(piece.shape, generator=generator)
-            piece.copy_(drawn.clamp_(-_SATURATION, _SATURATION).mul_(factor))
-        return made.view(shape)
-    if dtype is torch.float4_e2m1fn_x2:
-        return _packed_fp4(shape, generator)
+    if dtype in EIGHT_BIT_FLOATS or dtype is torch.float4_e2m1fn_x2:
+        return _looked_up(_normal_bytes(dtype, factor, generator.device), shape, generator, dtype)
     raise InputsUnavailable(f"floats of dtype {str(dtype).removeprefix('torch.')} are not known")
 
 
@@ -58,24 +79,31 @@ def uniform(
     shape: tuple[int, ...], low: float, high: float, generator: torch.Generator
 ) -> torch.Tensor:
     """float32 in [low, high)."""
-    return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn.mul_(high - low).add_(low)
 
 
 def integers(
     low: int, high: int, shape: tuple[int, ...], generator: torch.Generator
 ) -> torch.Tensor:
     """int64 in [low, high)."""
-    return torch.randint(low, max(high, low + 1), shape, generator=generator)
+    most = max(high, low + 1)
+    return torch.randint(low, most, shape, generator=generator, device=generator.device)
 
 
-def one_of(high: int, generator: torch.Generator) -> int:
+def one_of(high: int, choices: torch.Generator) -> int:
     """A Python integer in [0, high)."""
-    return int(torch.randint(0, max(high, 1), (), generator=generator))
+    return int(torch.randint(0, max(high, 1), (), generator=choices))
 
 
-def some(high: int, count: int, generator: torch.Generator) -> list[int]:
+def some(high: int, count: int, choices: torch.Generator) -> list[int]:
     """Distinct integers in [0, high), at most `count`."""
-    return torch.randperm(high, generator=generator)[:count].tolist()
+    if 2 * count > high:
+        return torch.randperm(high, generator=choices)[:count].tolist()
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[one_of(high, choices)] = None
+    return [*found]
 
 
 def any_integers(
@@ -83,74 +111,113 @@ def any_integers(
 ) -> torch.Tensor:
     """Integers (or booleans) of FlashInfer-Bench's ranges. Raises `InputsUnavailable`."""
     if dtype is torch.bool:
-        return torch.randint(0, 2, shape, generator=generator).to(torch.bool)
+        return integers(0, 2, shape, generator).to(torch.bool)
     if dtype in INTEGER_RANGES:
         low, high = INTEGER_RANGES[dtype]
-        return torch.randint(low, high, shape, dtype=dtype, generator=generator)
+        return torch.randint(
+            low, high, shape, dtype=dtype, generator=generator, device=generator.device
+        )
     raise InputsUnavailable(f"integers of dtype {str(dtype).removeprefix('torch.')} are not known")
 
 
-def _packed_fp4(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Two e2m1 numbers a byte, each the rounding of a clipped normal number.
+@lru_cache(maxsize=64)
+def _normal_bytes(dtype: torch.dtype, factor: float, device: torch.device) -> torch.Tensor:
+    """What 16 random bits stand for, uint8 [65536]: an eight-bit float, or two e2m1 numbers.
 
-    Looked up by 16 random bits, since torch converts nothing to this format.
+    Each is the rounding of a clipped normal number times `factor`.
     """
-    quantiles = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)
-    size = quantiles.abs().clamp_(max=_SATURATION)
-    edges = torch.tensor([0.25, 0.75, 1.25, 1.75], dtype=torch.float64)
-    code = (torch.bucketize(size, edges) + 8 * (quantiles < 0)).to(torch.uint8).numpy()
-    table = (code[:, None] << 4 | code[None, :]).reshape(-1)
-    count = math.prod(shape)
-    made = np.empty(count, np.uint8)
-    for at in range(0, count, _BYTES_AT_ONCE):
-        piece = made[at : at + _BYTES_AT_ONCE]
+    if dtype is torch.float4_e2m1fn_x2:
+        quantiles = _normal_quantiles(256)
+        # torch converts nothing to this format.
+        edges = torch.tensor([0.25, 0.75, 1.25, 1.75], dtype=torch.float64)
+        code = torch.bucketize(quantiles.abs(), edges) + 8 * (quantiles < 0)
+        table = (code[:, None] << 4 | code[None, :]).reshape(-1).to(torch.uint8)
+    else:
+        table = (_normal_quantiles(_WORDS) * factor).float().to(dtype).view(torch.uint8)
+    return table.to(device)
+
+
+def _normal_quantiles(count: int) -> torch.Tensor:
+    """float64 [count], clipped."""
+    middles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.special.ndtri(middles).clamp_(-_SATURATION, _SATURATION)
+
+
+def _looked_up(
+    table: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
+) -> torch.Tensor:
+    """Bytes of `table` [65536] chosen at random, as a dtype of one byte."""
+    device = generator.device
+    made = torch.empty(math.prod(shape), dtype=torch.uint8, device=device)
+    for piece in made.split(at_once(device)):
         words = torch.randint(
-            -(1 << 63), (1 << 63) - 1, (-(-len(piece) // 4),), generator=generator
+            -(1 << 63), (1 << 63) - 1, (-(-len(piece) // 4),), generator=generator, device=device
         )
-        piece[:] = table[words.numpy().view(np.uint16)[: len(piece)]]
-    return torch.from_numpy(made).view(torch.float4_e2m1fn_x2).view(shape)
+        chosen = words.view(torch.uint16)[: len(piece)].to(torch.int32)
+        torch.index_select(table, 0, chosen, out=piece)
+    return made.view(dtype).view(shape)
 
 
 def tiled(
     make: Callable[[tuple[int, ...]], torch.Tensor],
     shape: tuple[int, ...],
     pool: int,
-    generator: torch.Generator,
+    choices: torch.Generator,
 ) -> torch.Tensor:
     """`make(shape)`, quickly: rows of it where it has more than twice `pool` elements.
 
     A pool of new rows is made and the tensor filled with runs of it that start at random rows and
     are rotated at random along the last axis (by multiples of eight, which keeps patterns of
-    channels). Filling runs at the speed of memory, ten times that of making normal numbers.
+    channels). Filling runs at the speed of memory, ten times that of making normal numbers. On the
+    CPU alone.
     """
     count = math.prod(shape)
     if not shape or count <= 2 * pool:
         return make(shape)
     width = shape[-1] if len(shape) > 1 else 1
     rows = make((max(1, pool // width), width))
-    return spread(rows, shape, generator, 8)
-
-
-def spread(
-    rows: torch.Tensor, shape: tuple[int, ...], generator: torch.Generator, turn: int
-) -> torch.Tensor:
-    """A tensor of `shape` filled with runs of `rows` [n, shape[-1]], rotated by a multiple of
-    `turn` elements."""
     made = torch.empty(shape, dtype=rows.dtype)
-    if made.numel() == 0:
-        return made
-    # Raw bytes, for some formats have no copy of their own; by numpy, for torch would split each of
-    # these many small copies among threads and wait for the slowest.
+    # By numpy, for torch would split each of these many small copies among threads and wait for
+    # the slowest. In bytes, for numpy lacks most of the formats.
     size = rows.element_size()
-    target = made.view(-1, rows.shape[1]).view(torch.uint8).numpy()
+    target = made.view(-1, width).view(torch.uint8).numpy()
     source = rows.view(torch.uint8).numpy()
-    at, turns = 0, max(1, rows.shape[1] // turn)
-    while at < len(target):
-        start = one_of(len(source), generator)
-        run = min(len(source) - start, len(target) - at)
-        shift = one_of(turns, generator) * turn * size
+    for at, start, run, turn in _runs(len(source), len(target), width // 8, choices):
+        shift = turn * 8 * size
         wide, taken = target[at : at + run], source[start : start + run]
         wide[:, shift:] = taken[:, : wide.shape[1] - shift]
         wide[:, :shift] = taken[:, wide.shape[1] - shift :]
-        at += run
     return made
+
+
+def rotated(
+    rows: torch.Tensor, shape: tuple[int, ...], choices: torch.Generator, turn: int
+) -> torch.Tensor:
+    """As many `rows` [n, width] again, in random runs of them that are rotated by a multiple of
+    `turn` elements, as a tensor of `shape` on their device.
+
+    Runs are long (the first is half of the rows on average), so there are few.
+    """
+    made = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+    raw = _RAW[rows.element_size()]
+    width = rows.shape[1]
+    target, source = made.view(-1, width).view(raw), rows.view(raw)
+    for at, start, run, turns in _runs(len(source), len(target), width // turn, choices):
+        shift = turns * turn
+        wide, taken = target[at : at + run], source[start : start + run]
+        wide[:, shift:] = taken[:, : width - shift]
+        wide[:, :shift] = taken[:, width - shift :]
+    return made
+
+
+def _runs(
+    available: int, wanted: int, turns: int, choices: torch.Generator
+) -> Iterator[tuple[int, int, int, int]]:
+    """Runs of `available` rows that make up `wanted`: where each goes, where it starts, how long it
+    is, and one of so many turns."""
+    at = 0
+    while at < wanted:
+        start = one_of(available, choices)
+        run = min(available - start, wanted - at)
+        yield at, start, run, one_of(turns, choices)
+        at += run

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
+    from kernel_generator.evaluation.values.sequences import Batch
 
 
 class Variant(StrEnum):
@@ -45,11 +47,30 @@ class Profile(StrEnum):
 
 
 @dataclass(frozen=True)
+class Where:
+    """Where tensors are made and stay, and how."""
+
+    device: torch.device
+    pooled: bool
+    """True: large tensors are filled from a pool of new numbers, which is quicker where making
+    numbers costs more than moving them. False: every number is new."""
+
+    @staticmethod
+    def on(device: str | torch.device) -> Where:
+        """The quicker way on this device."""
+        chosen = torch.device(device)
+        return Where(chosen, pooled=chosen.type == "cpu")
+
+
+CPU = Where.on("cpu")
+
+
+@dataclass(frozen=True)
 class Values:
     """One set of inputs for a workload."""
 
     tensors: dict[str, torch.Tensor]
-    """By input name, on the CPU, contiguous, of exactly the declared shape and dtype."""
+    """By input name, on `where.device`, contiguous, of exactly the declared shape and dtype."""
     scalars: dict[str, int | float | bool]
     """By input name, what a caller passes as a Python number."""
     synthetic: tuple[str, ...] = ()
@@ -57,3 +78,6 @@ class Values:
     unvaried: tuple[str, ...] = ()
     """Sentences about inputs that are the same in every trial for want of knowing their meaning."""
     variant: Variant = Variant.RANDOM
+    where: Where = CPU
+    batch: Batch | None = None
+    """The sequences that the tensors describe, for varying them; None where there are none."""

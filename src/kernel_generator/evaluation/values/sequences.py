@@ -2,7 +2,8 @@
 
 Made together, since each constrains the others: offsets end at the totals that the axes declare,
 every page id is one of the cache, a last page holds 1 to `page_size` tokens, and a sequence has at
-least as many keys as queries wherever the axes allow it.
+least as many keys as queries wherever the axes allow it. A batch is made on the CPU, where one
+decision follows from another, and permuted wherever it lies without waiting for the device.
 """
 
 from __future__ import annotations
@@ -36,6 +37,24 @@ class Batch:
     """Keys of each sequence."""
     table: torch.Tensor | None
     """Page ids, [count, most pages]."""
+    complete: bool
+    """True where `pages` are those of the sequences, and nothing else."""
+
+    def on(self, device: torch.device) -> Batch:
+        """The same on a device."""
+
+        def moved(x: torch.Tensor | None) -> torch.Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        return Batch(
+            moved(self.queries),
+            moved(self.entries),
+            moved(self.pages),
+            moved(self.last_page),
+            moved(self.lengths),
+            moved(self.table),
+            self.complete,
+        )
 
 
 def describes_sequences(call: Call) -> bool:
@@ -44,7 +63,8 @@ def describes_sequences(call: Call) -> bool:
 
 
 def make(call: Call, known: Mapping[str, torch.Tensor], generator: torch.Generator) -> Batch:
-    """A batch that fits the call's axes and agrees with the `known` (captured) inputs."""
+    """A batch that fits the call's axes and agrees with the `known` (captured) inputs; all of it
+    on the CPU."""
     count = _count(call)
     known_queries = _lengths_of(call.first(Role.Q_INDPTR), known)
     known_entries = _lengths_of(call.first(Role.KV_INDPTR), known)
@@ -83,27 +103,11 @@ def make(call: Call, known: Mapping[str, torch.Tensor], generator: torch.Generat
     if table is not None and rows is None and table.shape:
         rows = _pages(table.shape[0] * table.shape[1], call.num_pages, generator)
         rows = rows.view(table.shape)
-    return Batch(queries, entries, pages, last, lengths, rows)
-
-
-def read(call: Call, current: Mapping[str, torch.Tensor]) -> Batch:
-    """The batch that a complete set of inputs describes."""
-
-    def one(role: Role) -> torch.Tensor | None:
-        return _known(call.first(role), current)
-
-    return Batch(
-        _lengths_of(call.first(Role.Q_INDPTR), current),
-        _lengths_of(call.first(Role.KV_INDPTR), current),
-        one(Role.PAGE_IDS),
-        one(Role.LAST_PAGE_LEN),
-        one(Role.SEQ_LENS),
-        one(Role.BLOCK_TABLE),
-    )
+    return Batch(queries, entries, pages, last, lengths, rows, _is_complete(entries, pages))
 
 
 def write(call: Call, batch: Batch) -> dict[str, torch.Tensor]:
-    """The inputs that describe `batch`, by name."""
+    """The inputs that describe `batch`, by name, in memory of their own."""
     columns = {
         Role.Q_INDPTR: None if batch.queries is None else _indptr(batch.queries),
         Role.KV_INDPTR: None if batch.entries is None else _indptr(batch.entries),
@@ -116,21 +120,23 @@ def write(call: Call, batch: Batch) -> dict[str, torch.Tensor]:
     for one in call.having(*SEQUENCE_ROLES):
         value = columns[call.roles[one.name]]
         if value is not None and tuple(value.shape) == one.shape:
-            made[one.name] = value.to(one.dtype)
+            made[one.name] = value.to(one.dtype, copy=True)
     return made
 
 
 def permuted(batch: Batch, page_map: torch.Tensor | None, generator: torch.Generator) -> Batch:
-    """The same sequences in another order, on other pages. `page_map`: int64 [pages]."""
+    """The same sequences in another order, on other pages. `page_map`: int64 [pages].
+
+    All of them, and `generator`, are of one device.
+    """
     count = next(
         (len(x) for x in (batch.entries, batch.queries, batch.lengths) if x is not None), 0
     )
-    order = torch.randperm(count, generator=generator)
+    order = torch.randperm(count, generator=generator, device=generator.device)
     pages = batch.pages
     if pages is not None:
-        if batch.entries is not None and int(batch.entries.sum()) == len(pages):
-            segments = pages.split(batch.entries.tolist())
-            pages = torch.cat([segments[i] for i in order.tolist()]) if segments else pages
+        if batch.complete and batch.entries is not None:
+            pages = pages[_segments(batch.entries, order, len(pages))]
         pages = _moved(pages, page_map)
 
     def shuffled(x: torch.Tensor | None) -> torch.Tensor | None:
@@ -146,6 +152,23 @@ def permuted(batch: Batch, page_map: torch.Tensor | None, generator: torch.Gener
         lengths=shuffled(batch.lengths),
         table=None if table is None else _moved(table, page_map),
     )
+
+
+def _segments(lengths: torch.Tensor, order: torch.Tensor, total: int) -> torch.Tensor:
+    """Where each element comes from, [total], when segments of these lengths are put in order."""
+    ordered = lengths[order]
+    before = lengths.cumsum(0) - lengths
+    after = ordered.cumsum(0) - ordered
+    # Without the total, a device would be waited for to tell it.
+    shift = (before[order] - after).repeat_interleave(ordered, output_size=total)
+    return torch.arange(total, device=shift.device).add_(shift)
+
+
+def _is_complete(entries: torch.Tensor | None, pages: torch.Tensor | None) -> bool:
+    if entries is None or pages is None:
+        return False
+    # Captured offsets may be anything, and what permutes by them does not look again.
+    return bool((entries >= 0).all()) and int(entries.sum()) == len(pages)
 
 
 def _moved(pages: torch.Tensor, page_map: torch.Tensor | None) -> torch.Tensor:
@@ -194,7 +217,7 @@ def _rows(call: Call, role: Role) -> int:
 def _known(one: Input | None, known: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     if one is None or one.name not in known:
         return None
-    return known[one.name].to(torch.int64)
+    return known[one.name].to(torch.int64, copy=True)
 
 
 def _lengths_of(one: Input | None, known: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -203,7 +226,9 @@ def _lengths_of(one: Input | None, known: Mapping[str, torch.Tensor]) -> torch.T
 
 
 def _indptr(lengths: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    made = lengths.new_zeros(len(lengths) + 1)
+    torch.cumsum(lengths, 0, out=made[1:])
+    return made
 
 
 def _pages(wanted: int, available: int, generator: torch.Generator) -> torch.Tensor:
