@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.evaluation import Floors, Timing, WorkloadEvaluation
+from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
 from kernel_generator.evaluation.compare import compare
@@ -142,8 +142,13 @@ class Bench:
             with self.trials.bound(subject.worker, workload, 0, sets) as arena:
                 case = _Case(subject, workload, arena, profile, errors, arena.bytes)
                 first_us = self._check(case)
+                values = self.trials.values(workload, 0)
                 record = _with_errors(record, errors).model_copy(
-                    update={"floors": Floors(shown_us=self.trials.floor_us(workload))}
+                    update={
+                        "floors": self.trials.floors(workload),
+                        "synthetic": values.synthetic,
+                        "unvaried": values.unvaried,
+                    }
                 )
                 if profile.timing is None:
                     return Judged(
@@ -151,7 +156,9 @@ class Bench:
                     )
                 timed = self._time(case, profile.timing, rivals)
                 self._check_after_timing(case)
-                return _measured(record, timed, first_us)
+                measured = _measured(record, timed, first_us)
+                _refuse_the_impossible(measured.record)
+                return measured
         except Wrong as wrong:
             found = {
                 "outcome": wrong.outcome,
@@ -417,6 +424,19 @@ def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Jud
         ratios,
         timed.lost,
     )
+
+
+def _refuse_the_impossible(record: WorkloadEvaluation) -> None:
+    """Raises `Wrong` where a time is below what the memory or the arithmetic of the device allow."""
+    floor, timing = record.floors.refusing_us, record.timing
+    if floor is None or timing is None or timing.device_us is None:
+        return
+    if timing.device_us.high < floor:
+        raise Wrong(
+            Outcome.TIMING_UNTRUSTED,
+            f"{timing.device_us.value:.2f} us is less than the {floor:.2f} us that reading the "
+            "inputs, or the arithmetic, takes at the device's peak rates",
+        )
 
 
 def _timing(series: Series) -> Timing:

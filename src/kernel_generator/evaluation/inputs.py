@@ -94,63 +94,8 @@ def check_captured(workload: Workload, root: Path | None) -> None:
             _captured_file(described, name, root)
 
 
-def fill_inputs(
-    arena: Block, definition: Definition, workload: Workload, root: Path | None, seed: int
-) -> None:
-    """Write the workload's inputs, as `seed` decides them, into the arena.
-
-    Raises `InputsUnavailable` where a captured tensor is missing or does not fit.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for place in arena.layout.inputs:
-        if place.scalar is not None:
-            continue
-        described = workload.inputs[place.name]
-        if isinstance(described, SafetensorsInput):
-            value = _captured(described, place, root)
-        else:
-            value = _random(place, generator)
-            if definition.op_type == "sampling" and place.name == "probs":
-                value = torch.softmax(value.float(), dim=-1).to(place.torch_dtype)
-        if place.nbytes:
-            view(arena.bytes, place).copy_(value)
-
-
 def _dtype_name(dtype: str) -> str:
     return str(dtype_str_to_torch_dtype(dtype)).removeprefix("torch.")
-
-
-def _random(place: Place, generator: torch.Generator) -> torch.Tensor:
-    dtype = place.torch_dtype
-    if dtype in _PLAIN_FLOATS:
-        return torch.randn(place.shape, dtype=dtype, generator=generator)
-    if dtype in _EIGHT_BIT_FLOATS:
-        return torch.randn(place.shape, generator=generator).clamp_(-2.0, 2.0).to(dtype)
-    if dtype is torch.bool:
-        return torch.randint(0, 2, place.shape, generator=generator).to(torch.bool)
-    if dtype in _INTEGER_RANGES:
-        low, high = _INTEGER_RANGES[dtype]
-        return torch.randint(low, high, place.shape, dtype=dtype, generator=generator)
-    raise InputsUnavailable(
-        f"random values of dtype {place.dtype} (input '{place.name}') are not supported"
-    )
-
-
-def _captured(described: SafetensorsInput, place: Place, root: Path | None) -> torch.Tensor:
-    path = _captured_file(described, place.name, root)
-    try:
-        with safetensors.safe_open(path, framework="pt") as blob:
-            value: torch.Tensor = blob.get_tensor(described.tensor_key)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputsUnavailable(
-            f"input '{place.name}': cannot read '{described.tensor_key}' from {path}: {error}"
-        ) from error
-    if tuple(value.shape) != place.shape or value.dtype != place.torch_dtype:
-        raise InputsUnavailable(
-            f"input '{place.name}' in {path} is {value.dtype} {list(value.shape)}, "
-            f"the workload says {place.dtype} {list(place.shape)}"
-        )
-    return value
 
 
 def _captured_file(described: SafetensorsInput, name: str, root: Path | None) -> Path:

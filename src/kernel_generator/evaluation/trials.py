@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from flashinfer_bench.data import RandomInput, ScalarInput
 
+from kernel_generator.domain.evaluation import Floors
 from kernel_generator.evaluation.compare import compare
-from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, fill_inputs, plan_call
+from kernel_generator.evaluation.floors import find_floors, least_of
+from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, plan_call
 from kernel_generator.evaluation.outcomes import last_line
 from kernel_generator.evaluation.sampling import is_sampler
 from kernel_generator.evaluation.tolerance import tolerances_for
-from kernel_generator.evaluation.values import Values, draw, variants, vary
-from kernel_generator.evaluation.workloads import declared_floor, floor_us
+from kernel_generator.evaluation.values import Values, Where, as_described, draw, variants, vary
+from kernel_generator.evaluation.workloads import declared_floor
 from kernel_generator.sandbox.arena import Arena, Block, view
 from kernel_generator.sandbox.worker import Done
 
@@ -42,6 +45,7 @@ GPU up to this share of its memory."""
 _RING_SETS, _GPU_RING_SETS = 256, 32
 _RING_BYTES, _GPU_RING_BYTES, _GPU_RING_SHARE = 64 << 20, 2 << 30, 0.03
 """A ring holds this many sets of inputs where they fit: each call of a block has its own."""
+_FLOORS_OF = 3
 _REFERENCE_TRIES = 2
 """A workload whose reference failed this often is not tried again: each try may take minutes."""
 
@@ -87,10 +91,12 @@ class Trials:
         self._seed = seed
         self._plans: dict[str, InputPlan] = {}
         self._expected: dict[tuple[str, int], Expected] = {}
-        self._inputs: dict[tuple[str, int], torch.Tensor] = {}
+        self._values: dict[tuple[str, int], Values] = {}
+        self._workloads: dict[str, Workload] = {}
+        self._where = Where.on(device)
         self._operations: dict[str, int | None] = {}
         self._failures: dict[str, list[Answer]] = {}
-        self._bases: dict[str, Values] = {}
+        self._floors: dict[str, Floors] = {}
         self.not_in_double = ""
         """Why outputs are compared with the reference as it is, and not in double precision."""
         self._kept_bytes = 0
@@ -104,7 +110,9 @@ class Trials:
     def plan(self, workload: Workload) -> InputPlan:
         """Names, dtypes and shapes of the call. Raises `InputsUnavailable`."""
         if workload.uuid not in self._plans:
-            self._plans[workload.uuid] = plan_call(self._task.definition, workload)
+            self._plans[workload.uuid] = plan_call(
+                self._task.definition, self._settled(workload)
+            )
         return self._plans[workload.uuid]
 
     def sets(self, workload: Workload) -> int:
@@ -202,55 +210,79 @@ class Trials:
         """The least work of a call, with the operations where they were counted."""
         return declared_floor(self.plan(workload), self._operations.get(workload.uuid))
 
-    def floor_us(self, workload: Workload) -> float | None:
-        """Microseconds below which no kernel can be; None where unknown."""
-        plan = self.plan(workload)
-        dtypes = {p.dtype for p in (*plan.inputs, *plan.outputs) if p.scalar is None}
-        return floor_us(self.floor(workload), self._task.target, dtypes)
+    def floors(self, workload: Workload) -> Floors:
+        """Times that a call is held against. Raises `InputsUnavailable`."""
+        if workload.uuid not in self._floors:
+            # What indices touch differs a little from one set of inputs to the next.
+            few = (0, *range(FRESH, FRESH + _FLOORS_OF))
+            found = [self._floors_of(workload, self.values(workload, index)) for index in few]
+            self._floors[workload.uuid] = Floors(
+                shown_us=found[0].shown_us, refusing_us=least_of(found).refusing_us
+            )
+        return self._floors[workload.uuid]
+
+    def _floors_of(self, workload: Workload, values: Values) -> Floors:
+        return find_floors(
+            self._task.definition,
+            self._settled(workload),
+            self.plan(workload),
+            values.tensors,
+            self._task.target,
+            self._operations.get(workload.uuid),
+        )
 
     # -- values --------------------------------------------------------------------------------
 
     def fill(self, block: Block, workload: Workload, index: int, at: int = 0) -> None:
-        """Write inputs number `index` into set `at` of a block laid out for the workload.
+        """Write inputs number `index` into set `at` of a block laid out for the workload. Raises
+        `InputsUnavailable`."""
+        self._write(block, self.values(workload, index), at)
+
+    def values(self, workload: Workload, index: int) -> Values:
+        """Inputs number `index`.
 
         Number 0 is as the workload describes them, those after it go through the hard cases, those
         from `FRESH` on are new but ordinary. Raises `InputsUnavailable`.
         """
         key = (workload.uuid, index)
-        kept = self._inputs.get(key)
+        kept = self._values.get(key)
         if kept is not None:
-            for place in block.layout.inputs:
-                region = slice(place.offset, place.offset + place.nbytes)
-                block.sets[at, region] = kept[region]
-            return
-        task, seed = self._task, self._seed + index
+            return kept
+        generator = torch.Generator().manual_seed(self._seed + index)
         if index >= FRESH:
-            values = self._fresh(workload, seed)
-        elif index == 0:
-            fill_inputs(block, task.definition, workload, task.root, seed)
-            values = None
-        else:
-            values = self._drawn(workload, index, seed)
-        if values is not None:
-            self._write(block, values, at)
-        if index < FRESH and self._may_keep(block.layout.size):
-            self._inputs[key] = block.sets[at].clone()
+            base = self.values(workload, 1)
+            return vary(self._task.definition, self._settled(workload), base, generator)
+        values = self._drawn(self._settled(workload), index, generator)
+        # What others are varied from is needed again and again.
+        if index == 1 or self._may_keep(sum(t.nbytes for t in values.tensors.values())):
+            self._values[key] = values
+        return values
 
-    def _fresh(self, workload: Workload, seed: int) -> Values:
-        base = self._bases.get(workload.uuid)
-        if base is None:
-            base = self._drawn(workload, 1, self._seed + 1)
-            self._bases = {workload.uuid: base}
-        generator = torch.Generator().manual_seed(seed)
-        return vary(self._task.definition, workload, base, generator)
-
-    def _drawn(self, workload: Workload, index: int, seed: int) -> Values:
-        task = self._task
-        kinds = variants(task.definition)
-        generator = torch.Generator().manual_seed(seed)
+    def _drawn(self, workload: Workload, index: int, generator: torch.Generator) -> Values:
+        definition, root = self._task.definition, self._task.root
+        if index == 0:
+            return as_described(definition, workload, root, generator, self._where)
+        kinds = variants(definition)
         # The first of the varied trials is plain, those after it go through the hard cases.
         kind = kinds[(index - 1) % len(kinds)]
-        return draw(task.definition, workload, task.root, generator, kind)
+        return draw(definition, workload, root, generator, kind, self._where)
+
+    def _settled(self, workload: Workload) -> Workload:
+        """The workload with a number for every scalar that it leaves open: the same in all calls,
+        for it is part of the call and not of its memory."""
+        known = self._workloads.get(workload.uuid)
+        if known is None:
+            known = workload
+            scalars = [n for n, i in self._task.definition.inputs.items() if i.shape is None]
+            left_open = [n for n in scalars if isinstance(workload.inputs.get(n), RandomInput)]
+            if left_open:
+                generator = torch.Generator().manual_seed(self._seed)
+                task = self._task
+                found = as_described(task.definition, workload, task.root, generator).scalars
+                fixed = {n: ScalarInput(value=found[n]) for n in left_open}
+                known = workload.model_copy(update={"inputs": {**workload.inputs, **fixed}})
+            self._workloads[workload.uuid] = known
+        return known
 
     @staticmethod
     def _write(block: Block, values: Values, at: int) -> None:
