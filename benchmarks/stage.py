@@ -1,4 +1,4 @@
-"""The stage of `repeatability.py`: one RMSNorm kernel with a dial, with the judge and without it."""
+"""The stage of `repeatability.py`: one RMSNorm kernel with a dial, judged, and called plainly."""
 
 from __future__ import annotations
 
