@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
 from flashinfer_bench.data import Definition, RandomInput, SafetensorsInput, Workload
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel_generator.domain.target import TARGETS
 from kernel_generator.domain.task import Floor
 from kernel_generator.evaluation.inputs import plan_call
-from kernel_generator.evaluation.workloads import declared_floor, floor_us, split_workloads
+from kernel_generator.evaluation.workloads import declared_floor, split_workloads
 from tests.evaluation.judging import DOUBLE, workload
 
 if TYPE_CHECKING:
@@ -90,27 +87,3 @@ class TestFloor:
             axes={"n": 8}, inputs={"table": RandomInput(), "index": RandomInput()}, uuid="w"
         )
         assert declared_floor(plan_call(gather, which), 7) == Floor(8 * 16, None, None)
-
-    def test_is_the_slower_of_memory_and_arithmetic(self) -> None:
-        h100 = TARGETS["H100"]
-        memory_bound = floor_us(Floor(0, 3_350_000, 1), h100, {"bfloat16"})
-        compute_bound = floor_us(Floor(0, 1, 989_000_000), h100, {"bfloat16"})
-        assert memory_bound == pytest.approx(1.0)
-        assert compute_bound == pytest.approx(1.0)
-
-    def test_of_float32_uses_the_highest_rate_that_float32_operands_can_have(self) -> None:
-        assert floor_us(Floor(0, None, 494_000_000), TARGETS["H100"], {"float32"}) == pytest.approx(
-            1.0
-        )
-
-    def test_is_unknown_on_a_cpu(self) -> None:
-        assert floor_us(Floor(10, 10, 10), TARGETS["CPU"], {"float32"}) is None
-
-    def test_is_unknown_where_indices_decide(self) -> None:
-        assert floor_us(Floor(10, None, None), TARGETS["H100"], {"float32"}) is None
-
-    def test_of_a_processor_ignores_memory_where_its_caches_hold_the_call(self) -> None:
-        processor = replace(TARGETS["CPU"], bandwidth_gb_s=10.0, l2_mib=32.0)
-        small, large = Floor(2**20, 2**20, None), Floor(2**30, 2**30, None)
-        assert floor_us(small, processor, {"float32"}) is None
-        assert floor_us(large, processor, {"float32"}) == pytest.approx(2**30 / 1e4)

@@ -427,7 +427,7 @@ def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Jud
 
 
 def _refuse_the_impossible(record: WorkloadEvaluation) -> None:
-    """Raises `Wrong` where a time is below what the memory or the arithmetic of the device allow."""
+    """Raises `Wrong` where a time is below what the device's memory or arithmetic allow."""
     floor, timing = record.floors.refusing_us, record.timing
     if floor is None or timing is None or timing.device_us is None:
         return

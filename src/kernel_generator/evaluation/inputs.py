@@ -1,35 +1,19 @@
-"""The values a kernel is judged on: random, scalar or captured, as the workload says.
-
-Random values follow FlashInfer-Bench's own distributions, so that a kernel that is right there is
-right here; seeds are the judge's and fresh for every session and trial.
-"""
+"""What a workload's call takes: names, dtypes and shapes. Its values are made in `values`."""
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors
 import torch
 from flashinfer_bench.data import SafetensorsInput, ScalarInput
 from flashinfer_bench.utils import dtype_str_to_torch_dtype
 
-from kernel_generator.sandbox.arena import Block, Layout, Place, view
+from kernel_generator.sandbox.arena import Layout, Place
 
 if TYPE_CHECKING:
     from flashinfer_bench import Definition, Workload
-
-_INTEGER_RANGES = {
-    torch.int8: (-128, 128),
-    torch.int16: (-1024, 1024),
-    torch.int32: (-1024, 1024),
-    torch.int64: (-1024, 1024),
-}
-_scalar_generator = torch.Generator().manual_seed(secrets.randbits(62))
-_PLAIN_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class InputsUnavailable(Exception):
@@ -71,8 +55,9 @@ def plan_call(definition: Definition, workload: Workload) -> InputPlan:
             # FlashInfer-Bench hands a captured scalar over as the tensor that was stored.
             inputs.append(Place(name, _dtype_name(spec.dtype), ()))
         elif shape is None:
-            drawn = _random(Place(name, _dtype_name(spec.dtype), ()), _scalar_generator)
-            inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=drawn.item()))
+            # A number that the workload leaves open: whoever makes the call settles it before.
+            open_number = 0.0 if dtype_str_to_torch_dtype(spec.dtype).is_floating_point else 0
+            inputs.append(Place(name, _dtype_name(spec.dtype), (), scalar=open_number))
         else:
             inputs.append(Place(name, _dtype_name(spec.dtype), tuple(shape)))
     outputs = [

@@ -110,9 +110,7 @@ class Trials:
     def plan(self, workload: Workload) -> InputPlan:
         """Names, dtypes and shapes of the call. Raises `InputsUnavailable`."""
         if workload.uuid not in self._plans:
-            self._plans[workload.uuid] = plan_call(
-                self._task.definition, self._settled(workload)
-            )
+            self._plans[workload.uuid] = plan_call(self._task.definition, self._settled(workload))
         return self._plans[workload.uuid]
 
     def sets(self, workload: Workload) -> int:

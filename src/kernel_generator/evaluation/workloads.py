@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from flashinfer_bench import Definition, Workload
 
-    from kernel_generator.domain.target import Target
     from kernel_generator.evaluation.inputs import InputPlan
 
 
@@ -62,31 +61,3 @@ def declared_floor(plan: InputPlan, operations: int | None) -> Floor:
         p.scalar is None and not p.torch_dtype.is_floating_point and p.shape for p in plan.inputs
     )
     return Floor(declared, None, None) if indexed else Floor(declared, declared, operations)
-
-
-def floor_us(floor: Floor, target: Target, dtypes: set[str]) -> float | None:
-    """Microseconds below which no kernel can be, at the target's peak rates; None where unknown.
-
-    What fits into a CPU's caches may never reach its memory: its bytes are no bound then.
-    """
-    times: list[float] = []
-    in_cache = not target.is_gpu and floor.declared_bytes < 2 * target.l2_mib * 2**20
-    if floor.compulsory_bytes is not None and target.bandwidth_gb_s and not in_cache:
-        times.append(floor.compulsory_bytes / target.bandwidth_gb_s * 1e-3)
-    peak = _peak_tflops(target, dtypes)
-    if floor.operations and peak:
-        times.append(floor.operations / peak * 1e-6)
-    return max(times) if times else None
-
-
-def _peak_tflops(target: Target, dtypes: set[str]) -> float | None:
-    """The highest rate among the formats of the call's tensors: no kernel exceeds it."""
-    prefixes: list[str] = []
-    if dtypes & {"float8_e4m3fn", "float8_e5m2"}:
-        prefixes.append("fp8")
-    if dtypes & {"bfloat16", "float16"}:
-        prefixes += ["bf16", "fp16"]
-    if "float32" in dtypes:
-        prefixes += ["tf32", "fp32"]
-    rates = [r for name, r in target.peak_tflops.items() if name.split()[0] in prefixes]
-    return max(rates) if rates else None

@@ -1,9 +1,11 @@
 """Makes Triton's interpreter honest enough to check kernels without a GPU.
 
-Three traps of Triton 3.6: `tl.dot` multiplies the bit patterns of bfloat16 operands (errors of 5e10
-and no exception), `@triton.autotune` asks for a GPU driver, and the functions of `libdevice` return
-None. Dot operands are converted to float32 first, autotuned kernels run their first configuration,
-and `libdevice` says that it cannot be interpreted.
+Five traps of Triton 3.6: `tl.dot` multiplies the bit patterns of bfloat16 operands (errors of 5e10
+and no exception), casts of float32 to bfloat16 cut bits off where a GPU rounds, `range` over
+values of the kernel fails with NumPy 2.4, `@triton.autotune` asks for a GPU driver, and the
+functions of `libdevice` return None. Dot operands are converted to float32 first, casts round to
+nearest even, a scalar is an index, autotuned kernels run their first configuration, and `libdevice`
+says that it cannot be interpreted.
 """
 
 from __future__ import annotations
@@ -29,6 +31,16 @@ def prepare_interpreter() -> None:
     interpreter_module: Any = interpreter
     convert: Any = interpreter_module._convert_float
     handle: Any = interpreter_module.TensorHandle
+
+    def converted(data: Any, source: Any, target: Any, rounding: Any) -> Any:
+        towards_zero = rounding == interpreter_module._ir.ROUNDING_MODE.RTZ
+        if source != tl.float32 or target != tl.bfloat16 or towards_zero:
+            return convert(data, source, target, rounding)
+        bits = np.frombuffer(data.tobytes(), dtype=np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        # The sum would carry a NaN's bits over into a number.
+        kept = np.where((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, rounded)
+        return kept.astype(np.uint16).reshape(data.shape)
 
     def as_float32(operand: Any) -> Any:
         if operand.dtype == tl.bfloat16:
@@ -60,8 +72,20 @@ def prepare_interpreter() -> None:
         for name in [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]:
             setattr(module, name, refuse(name))
     interpreter_module.InterpreterBuilder.create_dot = create_dot
+    patch: Any = interpreter_module._patch_lang_tensor
+
+    def with_index(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", _as_index)
+
+    interpreter_module._patch_lang_tensor = with_index
+    interpreter_module._convert_float = converted
     tuner: Any = autotuner.Autotuner
     tuner._bench = first_configuration
+
+
+def _as_index(one: Any) -> int:
+    return int(one.handle.data.item())
 
 
 def is_interpreters_fault(error: BaseException) -> bool:
