@@ -6,6 +6,7 @@ never used again; the reference's and the baseline's children serve one session.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
@@ -25,6 +26,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
 from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
+from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.device import describe_device
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
@@ -170,7 +172,7 @@ class LocalSession:
         self._pool.check_open()
         return verdict.model_copy(
             update={
-                "log": worker.log,
+                "log": verdict.log or worker.log,
                 "isolation": Isolation(
                     level=self._pool.isolation.level, lacked=self._pool.isolation.lacked
                 ),
@@ -185,7 +187,17 @@ class LocalSession:
 
     def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
-        answer = worker.prepare(self._order(solution, interpreted), self._limits.build_s)
+        order = self._order(solution, interpreted)
+        built = build(self._pool, order, self._limits, solution)
+        if isinstance(built, NotBuilt):
+            outcome, message = outcomes.of_build(built.answer)
+            return Evaluation(outcome=outcome, message=message, log=built.log)
+        with built or contextlib.nullcontext():
+            if built and self._device == "cpu" and solution.spec.language.value == "cuda":
+                return Evaluation(
+                    outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
+                )
+            answer = worker.prepare(order, self._limits.build_s, built)
         if not isinstance(answer, Done):
             outcome, message = outcomes.of_build(answer)
             # Loading a CUDA library where there is no driver says nothing of the kernel.

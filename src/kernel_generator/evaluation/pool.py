@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashinfer_bench.data import SupportedLanguages
@@ -16,12 +17,17 @@ from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation import warmth
 from kernel_generator.evaluation.device import gpu_environment, gpu_node
 from kernel_generator.evaluation.toolchain import build_environment
-from kernel_generator.sandbox.wire import PRELOADED
+from kernel_generator.sandbox.wire import COMPILES, PRELOADED
 from kernel_generator.sandbox.worker import Worker
 
 if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
+    from kernel_generator.sandbox.bounds import Bounds
     from kernel_generator.sandbox.isolation import Isolation
+
+
+_BUILD_DISK_BYTES = 1 << 30
+"""Objects, intermediate files and the library of one candidate; they live in memory."""
 
 
 class Pool:
@@ -36,16 +42,23 @@ class Pool:
         self._closed = False
         self._lock = threading.Lock()
 
-    def start(self, environment: dict[str, str] | None = None) -> Worker:
-        """A child for trusted code, or for a candidate of another language than the task's.
+    def start(
+        self,
+        environment: dict[str, str] | None = None,
+        *,
+        gpu: bool = True,
+        bounds: Bounds | None = None,
+    ) -> Worker:
+        """A child for trusted code, or for a candidate of another language than the task's. `gpu`:
+        it sees the session's GPU, where that has one. `bounds`: in place of the session's.
 
         Raises `SandboxError` where none can be started, or the pool is closed.
         """
-        gpu, own = (None, {}) if self._device == "cpu" else (gpu_node(), gpu_environment())
+        seen_gpu = self._device != "cpu" and gpu
+        node, own = (gpu_node(), gpu_environment()) if seen_gpu else (None, {})
+        isolation = replace(self.isolation, bounds=bounds) if bounds else self.isolation
         try:
-            worker = Worker(
-                {**own, **(environment or {})}, self.isolation, gpu, warmth.seen_folders()
-            )
+            worker = Worker({**own, **(environment or {})}, isolation, node, warmth.seen_folders())
         except OSError as error:
             raise SandboxError(
                 f"no process can be started for a kernel: {error}; free memory, disk space in the "
@@ -57,6 +70,16 @@ class Pool:
                 return worker
         worker.close()
         raise SandboxError("the judge's session was closed")
+
+    def start_builder(self, language: str) -> Worker:
+        """A fresh child that compiles one candidate and runs nothing of it. It sees no GPU.
+
+        Raises `SandboxError` as `start` does.
+        """
+        environment = {**build_environment(self._task.target, language), COMPILES: "1"}
+        bounds = self.isolation.bounds
+        bounds = replace(bounds, disk_bytes=min(bounds.disk_bytes, _BUILD_DISK_BYTES))
+        return self.start(environment, gpu=False, bounds=bounds)
 
     def take(self, language: str) -> Worker:
         """A fresh child for a candidate: the one started ahead of need, where it suits."""

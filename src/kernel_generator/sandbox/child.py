@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernel_generator.sandbox import wire
+from kernel_generator.sandbox import compiling, wire
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Child:
             frame = wire.receive(self._sock)
             try:
                 kind, payload = self._answer(frame)
-            except _Mismatch as error:
+            except (_Mismatch, compiling.NotTaken) as error:
                 kind, payload = Kind.FAILED, _failure(error.fault, str(error))
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a kernel fails like any other
                 kind, payload = Kind.FAILED, self._explain(error, Kind(frame.kind))
@@ -72,7 +72,10 @@ class Child:
     def _answer(self, frame: wire.Frame) -> tuple[Kind, bytes]:
         match frame.kind:
             case Kind.PREPARE:
-                self._prepare(json.loads(frame.payload))
+                self._prepare(json.loads(frame.payload), frame.fd)
+                return Kind.READY, b""
+            case Kind.BUILD:
+                compiling.compile_into(json.loads(frame.payload), frame.fd)
                 return Kind.READY, b""
             case Kind.BIND:
                 self._bind(frame)
@@ -107,7 +110,7 @@ class Child:
             case _:
                 raise ValueError(f"unknown frame kind {frame.kind}")
 
-    def _prepare(self, order: Any) -> None:
+    def _prepare(self, order: Any, built: int | None) -> None:
         if order["furnish"] is not None:
             with contextlib.suppress(OSError):
                 shutil.copytree(order["furnish"], Path.home(), dirs_exist_ok=True)
@@ -133,6 +136,8 @@ class Child:
         solution = Solution.model_validate(order["solution"])
         self._output_names = list(definition.outputs)
         self._destination_passing = solution.spec.destination_passing_style
+        if built is not None:
+            compiling.take_over(built)
         self._runnable = BuilderRegistry.get_instance().build(definition, solution)
 
     def _bind(self, frame: wire.Frame) -> None:
@@ -264,7 +269,7 @@ class Child:
         try:
             return _failure(self._classify(error, kind), _describe(error))
         except BaseException:  # noqa: BLE001 - the candidate wrote the error's class
-            fault = Fault.BUILD if kind is Kind.PREPARE else Fault.RUN
+            fault = Fault.BUILD if kind in _BUILDING else Fault.RUN
             return _failure(fault, f"an error that cannot be shown: {type(error).__name__}")
 
     def _classify(self, error: BaseException, kind: Kind) -> Fault:
@@ -283,7 +288,7 @@ class Child:
                 return Fault.NOT_RUNNABLE
         if self._stands_in and any(sign in text for sign in _NEEDS_GPU):
             return Fault.NOT_RUNNABLE
-        if kind is Kind.PREPARE:
+        if kind in _BUILDING:
             return Fault.BUILD
         if name in ("CompilationError", "PTXASError", "CompileTimeAssertionFailure"):
             return Fault.BUILD
@@ -292,6 +297,7 @@ class Child:
         return Fault.RUN
 
 
+_BUILDING = (Kind.PREPARE, Kind.BUILD)
 _EXHAUSTED = (
     "can't allocate",
     "std::bad_alloc",
@@ -323,7 +329,9 @@ def _failure(fault: Fault, text: str) -> bytes:
 def _describe(error: BaseException) -> str:
     # A compiler's output is the builder's whole message; the frames around it are not the
     # candidate's, and its causes say the same again.
-    by_compiler = type(error).__name__ == "BuildError" and "ninja" in str(error)
+    by_compiler = isinstance(error, compiling.BuildError) or (
+        type(error).__name__ == "BuildError" and "ninja" in str(error)
+    )
     text = str(error) if by_compiler else "".join(traceback.format_exception(error))
     if len(text) > wire.MAX_TEXT:
         half = wire.MAX_TEXT // 2
@@ -337,11 +345,8 @@ def main() -> None:
     # A crash in native code leaves the Python frames that led to it in the log.
     faulthandler.enable()
     sock = socket.socket(fileno=int(sys.argv[1]))
-    # Done ahead of need: the judge starts children before it has anything for them. Triton is not
-    # among these; whether it interprets is decided when it is imported.
-    for module in ("flashinfer_bench.compile", *os.environ.get(wire.PRELOADED, "").split()):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    with contextlib.suppress(ImportError):
+        _import_ahead()
     try:
         # A judge that hangs up or is interrupted leaves nothing to serve.
         with contextlib.suppress(wire.ChannelClosed):
@@ -349,6 +354,17 @@ def main() -> None:
     finally:
         # What a candidate registered to run at exit has no business here.
         os._exit(0)
+
+
+def _import_ahead() -> None:
+    """Done ahead of need: the judge starts children before it has anything for them. Triton is not
+    among these; whether it interprets is decided when it is imported."""
+    if wire.COMPILES in os.environ:
+        compiling.only_compiles()
+        return
+    for module in ("flashinfer_bench.compile", *os.environ.get(wire.PRELOADED, "").split()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
 
 
 def _confine(start: Any) -> None:

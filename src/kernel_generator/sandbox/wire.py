@@ -27,6 +27,8 @@ DONE = struct.Struct("<Idd")
 
 PRELOADED = "KERNEL_GENERATOR_PRELOADED"
 """Variable of a child's environment: modules, apart by spaces, that it imports ahead of need."""
+COMPILES = "KERNEL_GENERATOR_COMPILES"
+"""Variable of a child's environment: set where it only compiles, and imports nothing else."""
 
 
 class Kind(IntEnum):
@@ -39,6 +41,7 @@ class Kind(IntEnum):
     COUNT = 5
     RELEASE = 6
     RUN_WIDE = 7
+    BUILD = 9
     READY = 100
     DONE = 101
     FAILED = 102

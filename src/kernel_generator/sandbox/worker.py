@@ -38,6 +38,7 @@ from kernel_generator.sandbox.wire import Fault, Kind, Train
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
+    from kernel_generator.sandbox.artefact import Artefact
     from kernel_generator.sandbox.device_arena import DeviceArena
 
 _BY_SIGNAL = 128
@@ -65,6 +66,20 @@ class Order:
     """CPU threads for torch; 0 leaves its default."""
     furnish: str | None = None
     """Folder that the child copies into its HOME first: compiler caches, made by trusted code."""
+
+    def to_json(self) -> bytes:
+        """The order as the child reads it."""
+        return json.dumps(
+            {
+                "definition": json.loads(self.definition_json),
+                "solution": json.loads(self.solution_json),
+                "device": self.device,
+                "interpret": self.interpret,
+                "stands_in": self.stands_in,
+                "threads": self.threads,
+                "furnish": self.furnish,
+            }
+        ).encode()
 
 
 @dataclass(frozen=True)
@@ -185,20 +200,20 @@ class Worker:
         """False once the child has died or was killed."""
         return self._process.returncode is None and not self._exited()
 
-    def prepare(self, order: Order, timeout: float) -> Answer:
-        """Load and build the candidate."""
-        payload = json.dumps(
-            {
-                "definition": json.loads(order.definition_json),
-                "solution": json.loads(order.solution_json),
-                "device": order.device,
-                "interpret": order.interpret,
-                "stands_in": order.stands_in,
-                "threads": order.threads,
-                "furnish": order.furnish,
-            }
-        ).encode()
-        return self._ask(Kind.PREPARE, payload, timeout)
+    def build(self, order: Order, artefact: Artefact, timeout: float) -> Answer:
+        """Compile a CUDA or C++ candidate into the artefact, and load nothing of it."""
+        return self._ask(Kind.BUILD, order.to_json(), timeout, fd=artefact.fd)
+
+    def prepare(self, order: Order, timeout: float, artefact: Artefact | None = None) -> Answer:
+        """Load the candidate, from a sealed artefact where it was built into one, else building it
+        first. Raises `OSError` where there is no descriptor left to share the artefact by."""
+        if artefact is None:
+            return self._ask(Kind.PREPARE, order.to_json(), timeout)
+        fd = artefact.open_for_reading()
+        try:
+            return self._ask(Kind.PREPARE, order.to_json(), timeout, fd=fd)
+        finally:
+            os.close(fd)
 
     def bind(self, arena: Arena | DeviceArena, timeout: float) -> Answer:
         """Share an arena with the child under its layout's slot."""
