@@ -34,7 +34,8 @@ from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval, Mismatch
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Limits, Profile
+    from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.evaluation.timing import Series, TimingPlan
     from kernel_generator.sandbox.arena import Arena, Block
     from kernel_generator.sandbox.device_arena import DeviceArena
@@ -117,7 +119,15 @@ class _Case:
 class Bench:
     """Judges calls of one task on one device."""
 
-    def __init__(self, task: Task, limits: Limits, trials: Trials) -> None:
+    def __init__(
+        self,
+        task: Task,
+        limits: Limits,
+        trials: Trials,
+        timing: Callable[[], AbstractContextManager[Telemetry | None]],
+    ) -> None:
+        """`timing` is entered for as long as a workload is timed."""
+        self._timing = timing
         self._definition = task.definition
         self._sampler = sampling.is_sampler(task.definition)
         self._limits = limits
@@ -154,8 +164,11 @@ class Bench:
                     return Judged(
                         record.model_copy(update={"outcome": Outcome.CORRECT_NOT_MEASURED})
                     )
-                timed = self._time(case, profile.timing, rivals)
+                with self._timing() as telemetry:
+                    timed = self._time(case, profile.timing, rivals, telemetry)
                 self._check_after_timing(case)
+                clocks = None if telemetry is None else telemetry.clocks
+                record = record.model_copy(update={"clocks": clocks})
                 measured = _measured(record, timed, first_us)
                 _refuse_the_impossible(measured.record)
                 return measured
@@ -180,7 +193,8 @@ class Bench:
         """All trials of one workload. Returns the first call's microseconds."""
         first_us = 0.0
         # Each of a sampler's many draws is a trial of its own.
-        for index in range(1 if self._sampler else case.profile.trials):
+        trials = min(case.profile.trials, self.trials.most)
+        for index in range(1 if self._sampler else trials):
             expected = self.trials.expected(case.workload, index)
             if index:
                 self.trials.fill(case.arena, case.workload, index)
@@ -306,7 +320,13 @@ class Bench:
 
     # -- timing --------------------------------------------------------------------------------
 
-    def _time(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+    def _time(
+        self,
+        case: _Case,
+        plan: TimingPlan,
+        rivals: Sequence[Subject],
+        telemetry: Telemetry | None,
+    ) -> _Timed:
         """Time the candidate among its rivals, and check what its timed calls left.
 
         A rival other than the reference that does not run here is left out.
@@ -315,7 +335,7 @@ class Bench:
         lost: dict[str, str] = {}
         while True:
             try:
-                return replace(self._time_among(case, plan, usable), lost=lost)
+                return replace(self._time_among(case, plan, usable, telemetry), lost=lost)
             except TimingFailed as failed:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
@@ -332,7 +352,13 @@ class Bench:
             usable.remove(failing)
             lost[party] = outcomes.last_line(answer)
 
-    def _time_among(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+    def _time_among(
+        self,
+        case: _Case,
+        plan: TimingPlan,
+        rivals: Sequence[Subject],
+        telemetry: Telemetry | None,
+    ) -> _Timed:
         mine = Party(
             _CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False
         )
@@ -342,6 +368,8 @@ class Bench:
             parties.append(Party(rival.name, rival.worker, arena, rival.stores))
 
         def judge(index: int, block: Block, at: int, found: torch.Tensor) -> None:
+            if telemetry is not None:
+                telemetry.take()
             self._judge_timed(case.workload, index, block, at, found)
 
         ring = Ring(self.trials, case.workload, mine, judge)

@@ -39,6 +39,7 @@ class Kind(IntEnum):
     COUNT = 5
     RELEASE = 6
     RUN_WIDE = 7
+    WARM = 8
     READY = 100
     DONE = 101
     FAILED = 102

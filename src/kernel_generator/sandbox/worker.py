@@ -185,6 +185,12 @@ class Worker:
         """False once the child has died or was killed."""
         return self._process.returncode is None and not self._exited()
 
+    def warm(self, device: str, furnish: str | None, triton: bool, timeout: float) -> Answer:
+        """Do what every candidate on a GPU would wait for: its context, and with `triton` what a
+        first launch needs, with compiler caches from the folder `furnish`."""
+        order = {"device": device, "furnish": furnish, "triton": triton}
+        return self._ask(Kind.WARM, json.dumps(order).encode(), timeout)
+
     def prepare(self, order: Order, timeout: float) -> Answer:
         """Load and build the candidate."""
         payload = json.dumps(
