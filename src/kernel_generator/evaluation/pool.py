@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from flashinfer_bench.data import SupportedLanguages
 
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation import warmth
-from kernel_generator.evaluation.device import gpu_environment, gpu_node
+from kernel_generator.evaluation.device import gpu_environment, gpu_node, gpu_uuid
 from kernel_generator.evaluation.toolchain import build_environment
+from kernel_generator.evaluation.turn import timing_turn
 from kernel_generator.sandbox.wire import PRELOADED
-from kernel_generator.sandbox.worker import Done, Worker
+from kernel_generator.sandbox.worker import WarmOrder, Worker
 
 if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
@@ -41,9 +43,12 @@ class Pool:
         self._on_gpu = device != "cpu"
         self._workers: list[Worker] = []
         self._spares: list[Future[Worker]] = []
+        """Started, importing or done with that."""
+        self._ready: list[Worker] = []
+        """Warm, device and all."""
+        self._taking = threading.Lock()
         self._closed = False
         self._lock = threading.Lock()
-        # On a CPU a second spare would take the cores from what is being timed.
         cores = os.cpu_count() or 1
         self._wanted = min(_MOST_SPARES, max(1, cores // _CORES_A_SPARE)) if self._on_gpu else 1
         self._starter = ThreadPoolExecutor(self._wanted, "kernel-generator-spares")
@@ -85,22 +90,46 @@ class Pool:
         if language != self._task.language:
             return self.start(build_environment(self._task.target, language))
         while True:
-            with self._lock:
-                spare = self._spares.pop(0) if self._spares else None
-            if spare is None:
-                return self._start_spare()
-            worker = spare.result()
+            with self._taking:
+                if not self._ready:
+                    self._ready = self._warmed()
+                worker = self._ready.pop(0)
             if worker.alive:
-                self.replenish()
+                if self._on_gpu:
+                    # On a CPU its imports would take the cores from what is being timed.
+                    self.replenish()
                 return worker
             self.stop(worker)
+
+    def _warmed(self) -> list[Worker]:
+        """The spares that are there, at least one, with what touches the device done: for all of
+        them at once, while nothing is timed on it."""
+        with self._lock:
+            spares, self._spares = self._spares, []
+        if not spares:
+            spares = [self._starter.submit(self._start_spare)]
+        futures.wait(spares, return_when=futures.FIRST_COMPLETED)
+        with self._lock:
+            self._spares += [spare for spare in spares if not spare.done()]
+        workers = [spare.result() for spare in spares if spare.done()]
+        if self._on_gpu:
+            order = WarmOrder(self._device, self._launches)
+            with timing_turn(gpu_uuid(), lambda: self._closed):
+                for answer in [self._starter.submit(w.warm, order, _WARM_S) for w in workers]:
+                    answer.result()
+        return workers
 
     def replenish(self) -> None:
         """Start children for the next candidates. Imports take seconds: they do them ahead of need,
         while the reference runs, another candidate is timed, or the author thinks."""
         with self._lock, contextlib.suppress(RuntimeError):
-            while len(self._spares) < self._wanted and not self._closed:
+            while len(self._spares) + len(self._ready) < self._wanted and not self._closed:
                 self._spares.append(self._starter.submit(self._start_spare))
+
+    @property
+    def _launches(self) -> bool:
+        """True where candidates are likely to launch Triton kernels."""
+        return self._task.language in (SupportedLanguages.TRITON, SupportedLanguages.PYTHON)
 
     def _start_spare(self) -> Worker:
         environment = build_environment(self._task.target, self._task.language)
@@ -108,17 +137,10 @@ class Pool:
             environment[PRELOADED] = "torch._inductor.compile_fx"
         worker = self.start(environment)
         if self._on_gpu:
-            self._warm(worker)
+            caches = warmth.launch_caches(self._device) if self._launches else None
+            furnish = None if caches is None else str(caches)
+            worker.warm(WarmOrder(None, self._launches, furnish), _WARM_S)
         return worker
-
-    def _warm(self, worker: Worker) -> None:
-        triton = self._task.language in (SupportedLanguages.TRITON, SupportedLanguages.PYTHON)
-        caches = warmth.launch_caches(self._device) if triton else None
-        furnish = None if caches is None else str(caches)
-        answer = worker.warm(self._device, furnish, triton, _WARM_S)
-        if triton and not isinstance(answer, Done) and worker.alive:
-            # Without Triton, say: whoever needs it is told when it is needed.
-            worker.warm(self._device, None, False, _WARM_S)
 
     def check_open(self) -> None:
         """Raises `SandboxError` once the pool is closed: its children's ends mean nothing then."""

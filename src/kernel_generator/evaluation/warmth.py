@@ -33,7 +33,7 @@ from flashinfer_bench.data import (
 from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
 from kernel_generator.evaluation.inputs import plan_call
 from kernel_generator.sandbox.arena import Arena
-from kernel_generator.sandbox.worker import Done, Order, Worker
+from kernel_generator.sandbox.worker import Done, Order, WarmOrder, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -55,7 +55,7 @@ def launch_caches(device: str) -> Path | None:
     def make(folder: Path) -> None:
         # Run with the judge's own rights: the kernel is this package's.
         with Worker() as worker:
-            if isinstance(worker.warm(device, None, True, _LIMIT_S), Done):
+            if isinstance(worker.warm(WarmOrder(device, triton=True), _LIMIT_S), Done):
                 _keep(folder, [worker.home / "cache" / "triton"], worker.home)
 
     return _kept("launch", ("torch", "triton"), make)

@@ -111,10 +111,15 @@ class Child:
                 raise ValueError(f"unknown frame kind {frame.kind}")
 
     def _warm(self, order: Any) -> None:
-        """What every candidate would wait for, done before there is one."""
+        """What every candidate would wait for, done before there is one. Without a device: what
+        disturbs nothing that is timed on it."""
         _furnish(order["furnish"])
         import torch  # noqa: PLC0415
 
+        if order["triton"]:
+            importlib.import_module("kernel_generator.sandbox.warm_up")
+        if order["device"] is None:
+            return
         torch.cuda.init()
         self._flush = torch.zeros(L2_FLUSH_BYTES, dtype=torch.uint8, device=order["device"])
         if order["triton"]:
@@ -180,6 +185,10 @@ class Child:
         import torch  # noqa: PLC0415
 
         values = list(returned) if isinstance(returned, tuple | list) else [returned]
+        if all(map(_fits, values, buffers.outputs)) and len(values) == len(buffers.outputs):
+            for value, output in zip(values, buffers.outputs, strict=True):
+                output.copy_(value)
+            return
         if len(values) != len(buffers.outputs):
             raise _Mismatch(
                 Fault.SHAPE, f"returned {len(values)} values, expected {len(buffers.outputs)}"
@@ -321,6 +330,16 @@ _NEEDS_GPU = (
     # torch has no such operation for this dtype on a CPU.
     "not implemented for '",
 )
+
+
+def _fits(value: Any, output: torch.Tensor) -> bool:
+    """True for an ordinary tensor of the output's shape, dtype and device."""
+    return (
+        type(value) is type(output)
+        and value.dtype is output.dtype
+        and value.shape == output.shape
+        and value.device == output.device
+    )
 
 
 def _furnish(folder: str | None) -> None:

@@ -68,6 +68,18 @@ class Order:
 
 
 @dataclass(frozen=True)
+class WarmOrder:
+    """What a child does before it has a candidate."""
+
+    device: str | None
+    """'cuda:N', or None: only what does not touch a device."""
+    triton: bool
+    """Also what Triton's first launch needs."""
+    furnish: str | None = None
+    """As `Order.furnish`."""
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """Calls in a row."""
 
@@ -185,11 +197,9 @@ class Worker:
         """False once the child has died or was killed."""
         return self._process.returncode is None and not self._exited()
 
-    def warm(self, device: str, furnish: str | None, triton: bool, timeout: float) -> Answer:
-        """Do what every candidate on a GPU would wait for: its context, and with `triton` what a
-        first launch needs, with compiler caches from the folder `furnish`."""
-        order = {"device": device, "furnish": furnish, "triton": triton}
-        return self._ask(Kind.WARM, json.dumps(order).encode(), timeout)
+    def warm(self, order: WarmOrder, timeout: float) -> Answer:
+        """Do what every candidate would wait for."""
+        return self._ask(Kind.WARM, json.dumps(asdict(order)).encode(), timeout)
 
     def prepare(self, order: Order, timeout: float) -> Answer:
         """Load and build the candidate."""
