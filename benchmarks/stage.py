@@ -76,7 +76,7 @@ class Stage:
         self, rows: Sequence[int], names: Sequence[str], incumbent: Solution
     ) -> list[Evaluation]:
         """The kernel under each of these names against the incumbent, in one session."""
-        profile = Profile(timing=_PLAN, incumbent=incumbent, beats=None)
+        profile = Profile(timing=_PLAN, incumbent=incumbent, held_out=False)
         language = incumbent.spec.language.value
         task = Task(self.definition, rmsnorm.workloads(rows), (), self.target, language)
         session = LocalJudge().open(task)

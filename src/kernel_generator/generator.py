@@ -19,11 +19,10 @@ from kernel_generator.domain.events import Notice, Saved
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS, find_target, target_of_device
 from kernel_generator.domain.task import LANGUAGES, Task
+from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import default_baselines, named_baselines
-from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.processor import this_processor
-from kernel_generator.evaluation.timing import TimingPlan
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain, gpu_name
 from kernel_generator.evaluation.workloads import split_workloads
 from kernel_generator.models.builtin import BUILTIN_COMPILER
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
+    from kernel_generator.evaluation.judge import Limits
     from kernel_generator.models.protocol import LanguageModel
 
 
@@ -280,7 +280,7 @@ def evaluate(
     session = LocalJudge(limits, isolation).open(task)
     try:
         session.prepare()
-        return session.evaluate(solution, Profile(timing=TimingPlan(), baselines=tuple(chosen)))
+        return session.evaluate(solution, profiles.certification(tuple(chosen)))
     finally:
         session.close()
 

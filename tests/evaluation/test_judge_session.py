@@ -136,7 +136,7 @@ def test_an_axis_may_be_as_short_as_it_likes() -> None:
 def found() -> dict[str, Evaluation]:
     fails_on_seven = solution("def run(x):\n    return x * 2 if len(x) != 7 else x\n")
     searched, held_out = [workload("s", n=5)], [workload("a", n=6), workload("b", n=7)]
-    unreachable = Profile(trials=1, timing=BRIEF.timing, beats=1e9)
+    unreachable = Profile(trials=1, timing=BRIEF.timing, held_out=False)
     with opened(task(searched=searched, held_out=held_out)) as session:
         return {
             "wrong on one": session.evaluate(fails_on_seven, CORRECTNESS),

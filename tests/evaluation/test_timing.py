@@ -107,7 +107,7 @@ class Quiet:
     def settle(self, party: Party) -> None:
         pass
 
-    def settled(self, party: Party) -> None:
+    def settled(self, party: Party, called: bool) -> None:
         pass
 
     def inspect(self) -> None:

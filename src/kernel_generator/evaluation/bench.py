@@ -10,13 +10,15 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
 from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.intervals import interval, noise
-from kernel_generator.evaluation.memory import poison, trespass
+from kernel_generator.evaluation.memory import is_untouched, poison, trespass
 from kernel_generator.evaluation.rounds import Ring
 from kernel_generator.evaluation.timing import (
     ITSELF,
@@ -34,18 +36,21 @@ from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
-    import torch
     from flashinfer_bench import Workload
     from numpy.typing import NDArray
 
     from kernel_generator.domain.evaluation import Interval, Mismatch
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Limits, Profile
+    from kernel_generator.evaluation.rounds import Looked
+    from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.evaluation.timing import Series, TimingPlan
-    from kernel_generator.sandbox.arena import Arena, Block
+    from kernel_generator.evaluation.tolerance import Tolerance
+    from kernel_generator.sandbox.arena import Arena, Layout
     from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Worker
 
@@ -117,7 +122,15 @@ class _Case:
 class Bench:
     """Judges calls of one task on one device."""
 
-    def __init__(self, task: Task, limits: Limits, trials: Trials) -> None:
+    def __init__(
+        self,
+        task: Task,
+        limits: Limits,
+        trials: Trials,
+        timing: Callable[[], AbstractContextManager[Telemetry | None]],
+    ) -> None:
+        """`timing` is entered for as long as a workload is timed."""
+        self._timing = timing
         self._definition = task.definition
         self._sampler = sampling.is_sampler(task.definition)
         self._limits = limits
@@ -154,8 +167,11 @@ class Bench:
                     return Judged(
                         record.model_copy(update={"outcome": Outcome.CORRECT_NOT_MEASURED})
                     )
-                timed = self._time(case, profile.timing, rivals)
+                with self._timing() as telemetry:
+                    timed = self._time(case, profile.timing, rivals, telemetry)
                 self._check_after_timing(case)
+                clocks = None if telemetry is None else telemetry.clocks
+                record = record.model_copy(update={"clocks": clocks})
                 measured = _measured(record, timed, first_us)
                 _refuse_the_impossible(measured.record)
                 return measured
@@ -180,7 +196,8 @@ class Bench:
         """All trials of one workload. Returns the first call's microseconds."""
         first_us = 0.0
         # Each of a sampler's many draws is a trial of its own.
-        for index in range(1 if self._sampler else case.profile.trials):
+        trials = min(case.profile.trials, self.trials.most)
+        for index in range(1 if self._sampler else trials):
             expected = self.trials.expected(case.workload, index)
             if index:
                 self.trials.fill(case.arena, case.workload, index)
@@ -191,7 +208,7 @@ class Bench:
             if self._sampler:
                 self._check_draws(case)
                 continue
-            self._compare(case.workload, case.found, expected, case.errors)
+            self._compare(case, expected, case.errors)
             if index == 0 and not case.subject.non_deterministic:
                 self._check_repeats(case)
         return first_us
@@ -215,29 +232,31 @@ class Bench:
         if trespassed is not None:
             raise Wrong(*trespassed)
 
-    def _compare(
-        self,
-        workload: Workload,
-        found: torch.Tensor,
+    def _compare(self, case: _Case, expected: Expected, errors: _Errors, when: str = "") -> None:
+        plan = self.trials.plan(case.workload)
+        tolerances = tolerances_for(plan, self._definition.op_type)
+        outputs = case.arena.layout.outputs
+        self._compare_outputs(
+            [(p.name, tolerances[p.name]) for p in outputs],
+            tuple(view(case.found, p) for p in outputs),
+            expected,
+            errors,
+            when,
+        )
+
+    @staticmethod
+    def _compare_outputs(
+        named: Sequence[tuple[str, Tolerance]],
+        found: Sequence[torch.Tensor],
         expected: Expected,
         errors: _Errors,
-        when: str = "",
-        widened: float = 1.0,
+        when: str,
     ) -> None:
-        plan = self.trials.plan(workload)
-        tolerances = tolerances_for(plan, self._definition.op_type)
-        decisive = expected.double or expected.ordinary
         mismatches: list[Mismatch] = []
-        for place, reference, ordinary in zip(
-            plan.layout(0).outputs, decisive, expected.ordinary, strict=True
+        for (name, tolerance), got, reference, ordinary in zip(
+            named, found, expected.double or expected.ordinary, expected.ordinary, strict=True
         ):
-            compared = compare(
-                place.name,
-                view(found, place),
-                reference,
-                tolerances[place.name].times(widened),
-                ordinary,
-            )
+            compared = compare(name, got, reference, tolerance, ordinary)
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
             if compared.mismatch is not None:
@@ -261,17 +280,8 @@ class Bench:
                     "'kernel-generator: non-deterministic'",
                 )
 
-    @staticmethod
-    def _target(block: Block, index: int = 0) -> sampling.Distribution:
-        return sampling.target_distribution(
-            {
-                p.name: view(block.sets[index], p) if p.scalar is None else p.scalar
-                for p in block.layout.inputs
-            }
-        )
-
     def _check_draws(self, case: _Case) -> None:
-        target = self._target(case.arena)
+        target = _target(case.arena.layout, case.arena.bytes)
         counter = sampling.DrawCounter()
         place = case.arena.layout.outputs[0]
         deadline = time.perf_counter() + _SAMPLING_BUDGET_S
@@ -296,17 +306,23 @@ class Bench:
         self._run(case, turn=0, limit=self._limits.call_s)
         if self._sampler:
             draws = view(case.found, case.arena.layout.outputs[0])
-            reason = sampling.outside_support(draws, self._target(case.arena))
+            reason = sampling.outside_support(draws, _target(case.arena.layout, case.arena.bytes))
             if reason is not None:
                 raise Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
             return
         expected = self.trials.expected(case.workload, other)
         when = " on other inputs, after being timed"
-        self._compare(case.workload, case.found, expected, _Errors(), when)
+        self._compare(case, expected, _Errors(), when)
 
     # -- timing --------------------------------------------------------------------------------
 
-    def _time(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+    def _time(
+        self,
+        case: _Case,
+        plan: TimingPlan,
+        rivals: Sequence[Subject],
+        telemetry: Telemetry | None,
+    ) -> _Timed:
         """Time the candidate among its rivals, and check what its timed calls left.
 
         A rival other than the reference that does not run here is left out.
@@ -315,7 +331,7 @@ class Bench:
         lost: dict[str, str] = {}
         while True:
             try:
-                return replace(self._time_among(case, plan, usable), lost=lost)
+                return replace(self._time_among(case, plan, usable, telemetry), lost=lost)
             except TimingFailed as failed:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
@@ -332,7 +348,13 @@ class Bench:
             usable.remove(failing)
             lost[party] = outcomes.last_line(answer)
 
-    def _time_among(self, case: _Case, plan: TimingPlan, rivals: Sequence[Subject]) -> _Timed:
+    def _time_among(
+        self,
+        case: _Case,
+        plan: TimingPlan,
+        rivals: Sequence[Subject],
+        telemetry: Telemetry | None,
+    ) -> _Timed:
         mine = Party(
             _CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False
         )
@@ -341,10 +363,12 @@ class Bench:
             arena = self._ring(rival, case.workload)
             parties.append(Party(rival.name, rival.worker, arena, rival.stores))
 
-        def judge(index: int, block: Block, at: int, found: torch.Tensor) -> None:
-            self._judge_timed(case.workload, index, block, at, found)
+        def judge(looked: Looked) -> None:
+            if telemetry is not None:
+                telemetry.take()
+            self._judge_timed(case.workload, looked)
 
-        ring = Ring(self.trials, case.workload, mine, judge)
+        ring = Ring(self.trials, case.workload, mine, parties[1], judge)
         clock = Clock(parties[1], plan, ring)
         series = time_together(parties, plan, ring, clock)
         return _Timed(series, clock.call_time(mine))
@@ -379,22 +403,47 @@ class Bench:
                 del self._rings[key]
                 self.trials.unbind(rival.worker, arena)
 
-    def _judge_timed(
-        self, workload: Workload, index: int, block: Block, at: int, found: torch.Tensor
-    ) -> None:
-        """What a timed call left in set `at`, of which `block` holds the inputs and what lay there
-        before, against what the reference makes of inputs number `index`. Raises `Wrong`."""
-        trespassed = trespass(block.layout, block.sets[at], found)
-        if trespassed is not None:
-            raise Wrong(*trespassed)
+    def _judge_timed(self, workload: Workload, looked: Looked) -> None:
+        """Timed calls against what the reference makes of the same inputs. Raises `Wrong`."""
+        plan = self.trials.plan(workload)
+        layout = plan.layout(0)
+        if not is_untouched(layout, looked.before, looked.found):
+            for before, found in zip(looked.before, looked.found, strict=True):
+                trespassed = trespass(layout, before, found)
+                if trespassed is not None:
+                    raise Wrong(*trespassed)
         if self._sampler:
-            draws = view(found, block.layout.outputs[0])
-            reason = sampling.outside_support(draws, self._target(block, at))
-            if reason is not None:
-                raise Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
+            for before, found in zip(looked.before, looked.found, strict=True):
+                reason = sampling.outside_support(
+                    view(found, layout.outputs[0]), _target(layout, before)
+                )
+                if reason is not None:
+                    raise Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
             return
-        expected = self.trials.expected(workload, index)
-        self._compare(workload, found, expected, _Errors(), " of a timed call", _BOTH_ROUND)
+        if looked.reference is None:
+            known = [self.trials.expected(workload, index).ordinary for index in looked.indices]
+            ordinary = tuple(torch.stack(calls) for calls in zip(*known, strict=True))
+        else:
+            ordinary = _stacked(layout, looked.reference)
+        tolerances = tolerances_for(plan, self._definition.op_type)
+        self._compare_outputs(
+            [(p.name, tolerances[p.name].times(_BOTH_ROUND)) for p in plan.outputs],
+            _stacked(layout, looked.found),
+            Expected(ordinary, None),
+            _Errors(),
+            " of a timed call",
+        )
+
+
+def _stacked(layout: Layout, sets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The outputs of several calls, by output, one call behind the other."""
+    return tuple(torch.stack([view(one, place) for one in sets]) for place in layout.outputs)
+
+
+def _target(layout: Layout, block: torch.Tensor) -> sampling.Distribution:
+    return sampling.target_distribution(
+        {p.name: view(block, p) if p.scalar is None else p.scalar for p in layout.inputs}
+    )
 
 
 def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluation:

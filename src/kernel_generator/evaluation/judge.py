@@ -47,9 +47,8 @@ class Profile:
     """Also try the sizes and index structures that no workload has: correctness only."""
     certified: bool = False
     """The full set of checks; what it finds is what is saved and reported."""
-    beats: float | None = 0.0
-    """Held-out workloads are tried only where the speedup over the reference on the searched ones
-    exceeds this, or where nothing is measured; None: never."""
+    held_out: bool = True
+    """Also try the workloads that were not searched on."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:

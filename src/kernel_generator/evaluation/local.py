@@ -27,22 +27,28 @@ from kernel_generator.evaluation import outcomes, warmth
 from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.building import NotBuilt, build
-from kernel_generator.evaluation.device import describe_device
+from kernel_generator.evaluation.device import describe_device, gpu_uuid, nvml
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.rivals import Rivals
 from kernel_generator.evaluation.tally import Tally
+from kernel_generator.evaluation.telemetry import clocks_around
 from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
+from kernel_generator.evaluation.turn import CPU, timing_turn
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 from kernel_generator.sandbox.worker import Done, Order
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from contextlib import AbstractContextManager
+
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
     from kernel_generator.sandbox.worker import Answer, Worker
 
@@ -85,13 +91,6 @@ def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
     )
 
 
-def _earns_held_out(tally: Tally, profile: Profile) -> bool:
-    if profile.beats is None:
-        return False
-    mean = tally.means().get("reference")
-    return mean is None or mean.value > profile.beats
-
-
 class LocalSession:
     """One task on one device."""
 
@@ -105,7 +104,7 @@ class LocalSession:
         self._turn = threading.Lock()
         self._rivals = Rivals(task, self._pool, self._order, limits)
         self._trials = Trials(task, device, limits, self._pool.start(), secrets.randbits(62))
-        self._bench = Bench(task, limits, self._trials)
+        self._bench = Bench(task, limits, self._trials, self._timing)
         self._pool.replenish()
         self.opened = Opened(device=device)
 
@@ -156,15 +155,27 @@ class LocalSession:
 
     def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         """See `Session.evaluate`."""
-        with self._turn:
-            return self._evaluate(solution, profile)
-
-    def _evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
         began = time.perf_counter()
+        if self._device == "cpu":
+            # Building would take the cores from what is being timed.
+            with self._turn:
+                return self._evaluate(solution, profile, began, contextlib.nullcontext())
+        return self._evaluate(solution, profile, began, self._turn)
+
+    def _evaluate(
+        self,
+        solution: Solution,
+        profile: Profile,
+        began: float,
+        turn: AbstractContextManager[object],
+    ) -> Evaluation:
         language = solution.spec.language.value
         worker = self._pool.take(language)
         try:
-            verdict = self._judge(worker, solution, profile)
+            verdict = self._build(worker, solution)
+            if verdict is None:
+                with turn:
+                    verdict = self._judge(worker, solution, profile)
         finally:
             self._pool.stop(worker)
         self._pool.replenish()
@@ -179,15 +190,16 @@ class LocalSession:
                 "device": self._describe(),
                 "build_environment": portable_build_environment(self._task.target, language),
                 "labels": labels_of(solution),
+                "certified": profile.certified,
                 "complete": verdict.outcome.is_result
                 and len(verdict.workloads) == len(self._task.workloads),
                 "seconds": time.perf_counter() - began,
             }
         )
 
-    def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
-        interpreted = solution.spec.language.value == "triton" and self._device == "cpu"
-        order = self._order(solution, interpreted)
+    def _build(self, worker: Worker, solution: Solution) -> Evaluation | None:
+        """Build and load a candidate; a verdict where it comes to no more than that."""
+        order = self._order(solution)
         built = build(self._pool, order, self._limits, solution)
         if isinstance(built, NotBuilt):
             outcome, message = outcomes.of_build(built.answer)
@@ -208,6 +220,9 @@ class LocalSession:
             return Evaluation(
                 outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
             )
+        return None
+
+    def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         measured = self._device != "cpu" or not self._task.target.is_gpu
         if not measured:
             profile = replace(profile, timing=None)
@@ -221,10 +236,27 @@ class LocalSession:
         rivals = self._rivals.among(profile)
         tally = Tally(self._rivals.unusable(profile))
         self._try(subject, self._task.searched, profile, rivals, tally)
-        if tally.failure is None and _earns_held_out(tally, profile):
+        if tally.failure is None and profile.held_out:
             self._try(subject, self._task.held_out, profile, rivals, tally)
         verdict = tally.evaluation()
-        return _too_slow_to_interpret(verdict) if interpreted else verdict
+        return _too_slow_to_interpret(verdict) if self._interprets(solution) else verdict
+
+    def _interprets(self, solution: Solution) -> bool:
+        return solution.spec.language is SupportedLanguages.TRITON and self._device == "cpu"
+
+    @contextlib.contextmanager
+    def _timing(self) -> Generator[Telemetry | None]:
+        """Nobody else times anything on the device meanwhile; its clocks are looked at."""
+        if self._device == "cpu":
+            with timing_turn(CPU, lambda: self._pool.closed):
+                yield None
+            return
+        with (
+            timing_turn(gpu_uuid(), lambda: self._pool.closed),
+            nvml() as library,
+            clocks_around(library, gpu_uuid()) as telemetry,
+        ):
+            yield telemetry
 
     def _try(
         self,
@@ -256,12 +288,12 @@ class LocalSession:
         self._trials.reference = self._pool.start()
         self._prepare_reference()
 
-    def _order(self, solution: Solution, interpret: bool = False) -> Order:
+    def _order(self, solution: Solution) -> Order:
         return Order(
             definition_json=self._task.definition.model_dump_json(),
             solution_json=solution.model_dump_json(),
             device=self._device,
-            interpret=interpret,
+            interpret=self._interprets(solution),
             stands_in=self._device == "cpu" and self._task.target.is_gpu,
             furnish=self._furniture(solution),
         )

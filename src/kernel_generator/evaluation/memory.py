@@ -26,6 +26,16 @@ def poison(arena: Block, turn: int = 0, index: int = 0) -> None:
         arena.region(place, index).fill_(patterns[turn % 2])
 
 
+def is_untouched(layout: Layout, before: torch.Tensor, found: torch.Tensor) -> bool:
+    """True where nothing but outputs differs: uint8 [sets, layout.size] each."""
+    ends = 0
+    for place in sorted(layout.outputs, key=lambda place: place.offset):
+        if not torch.equal(before[:, ends : place.offset], found[:, ends : place.offset]):
+            return False
+        ends = place.offset + place.nbytes
+    return torch.equal(before[:, ends:], found[:, ends:])
+
+
 def trespass(
     layout: Layout, before: torch.Tensor, found: torch.Tensor
 ) -> tuple[Outcome, str] | None:

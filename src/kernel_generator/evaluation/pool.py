@@ -1,13 +1,16 @@
 """The children of one session: started ahead of need, used once, closed together.
 
 Guarantees that a child which ran a candidate never serves another, and that after `close` none is
-left and none can be started.
+left and none can be started. Safe to use from several threads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,32 +18,49 @@ from flashinfer_bench.data import SupportedLanguages
 
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation import warmth
-from kernel_generator.evaluation.device import gpu_environment, gpu_node
+from kernel_generator.evaluation.device import gpu_environment, gpu_node, gpu_uuid
 from kernel_generator.evaluation.toolchain import build_environment
+from kernel_generator.evaluation.turn import timing_turn
 from kernel_generator.sandbox.wire import COMPILES, PRELOADED
-from kernel_generator.sandbox.worker import Worker
+from kernel_generator.sandbox.worker import WarmOrder, Worker
 
 if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.sandbox.bounds import Bounds
     from kernel_generator.sandbox.isolation import Isolation
 
-
+_WARM_S = 120.0
+_MOST_SPARES = 8
+_CORES_A_SPARE = 2
+"""Imports and first launches keep a core busy for seconds; candidates come about once a second."""
 _BUILD_DISK_BYTES = 1 << 30
 """Objects, intermediate files and the library of one candidate; they live in memory."""
 
 
 class Pool:
-    """Starts and ends children. Safe to close from another thread."""
+    """Starts and ends children."""
 
     def __init__(self, task: Task, device: str, isolation: Isolation) -> None:
         self.isolation = isolation
         self._task = task
         self._device = device
+        self._on_gpu = device != "cpu"
         self._workers: list[Worker] = []
-        self._spare: Worker | None = None
+        self._spares: list[Future[Worker]] = []
+        """Started, importing or done with that."""
+        self._ready: list[Worker] = []
+        """Warm, device and all."""
+        self._taking = threading.Lock()
         self._closed = False
         self._lock = threading.Lock()
+        cores = os.cpu_count() or 1
+        self._wanted = min(_MOST_SPARES, max(1, cores // _CORES_A_SPARE)) if self._on_gpu else 1
+        self._starter = ThreadPoolExecutor(self._wanted, "kernel-generator-spares")
+
+    @property
+    def closed(self) -> bool:
+        """True once no child is left and none can be started."""
+        return self._closed
 
     def start(
         self,
@@ -54,7 +74,7 @@ class Pool:
 
         Raises `SandboxError` where none can be started, or the pool is closed.
         """
-        seen_gpu = self._device != "cpu" and gpu
+        seen_gpu = self._on_gpu and gpu
         node, own = (gpu_node(), gpu_environment()) if seen_gpu else (None, {})
         isolation = replace(self.isolation, bounds=bounds) if bounds else self.isolation
         try:
@@ -82,26 +102,64 @@ class Pool:
         return self.start(environment, gpu=False, bounds=bounds)
 
     def take(self, language: str) -> Worker:
-        """A fresh child for a candidate: the one started ahead of need, where it suits."""
+        """A fresh child for a candidate: one started ahead of need, where it suits.
+
+        Raises `SandboxError` where none can be started.
+        """
         if language != self._task.language:
             return self.start(build_environment(self._task.target, language))
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.alive:
-            return spare
-        return self._start_spare()
+        while True:
+            with self._taking:
+                if not self._ready:
+                    self._ready = self._warmed()
+                worker = self._ready.pop(0)
+            if worker.alive:
+                if self._on_gpu:
+                    # On a CPU its imports would take the cores from what is being timed.
+                    self.replenish()
+                return worker
+            self.stop(worker)
+
+    def _warmed(self) -> list[Worker]:
+        """The spares that are there, at least one, with what touches the device done: for all of
+        them at once, while nothing is timed on it."""
+        with self._lock:
+            spares, self._spares = self._spares, []
+        if not spares:
+            spares = [self._starter.submit(self._start_spare)]
+        futures.wait(spares, return_when=futures.FIRST_COMPLETED)
+        with self._lock:
+            self._spares += [spare for spare in spares if not spare.done()]
+        workers = [spare.result() for spare in spares if spare.done()]
+        if self._on_gpu:
+            order = WarmOrder(self._device, self._launches)
+            with timing_turn(gpu_uuid(), lambda: self._closed):
+                for answer in [self._starter.submit(w.warm, order, _WARM_S) for w in workers]:
+                    answer.result()
+        return workers
 
     def replenish(self) -> None:
-        """Start the next candidate's child. Imports take seconds: it does them ahead of need,
-        while the reference runs or the author thinks."""
-        if self._spare is None:
-            with contextlib.suppress(SandboxError):
-                self._spare = self._start_spare()
+        """Start children for the next candidates. Imports take seconds: they do them ahead of need,
+        while the reference runs, another candidate is timed, or the author thinks."""
+        with self._lock, contextlib.suppress(RuntimeError):
+            while len(self._spares) + len(self._ready) < self._wanted and not self._closed:
+                self._spares.append(self._starter.submit(self._start_spare))
+
+    @property
+    def _launches(self) -> bool:
+        """True where candidates are likely to launch Triton kernels."""
+        return self._task.language in (SupportedLanguages.TRITON, SupportedLanguages.PYTHON)
 
     def _start_spare(self) -> Worker:
         environment = build_environment(self._task.target, self._task.language)
         if self._task.language == SupportedLanguages.PYTHON:
             environment[PRELOADED] = "torch._inductor.compile_fx"
-        return self.start(environment)
+        worker = self.start(environment)
+        if self._on_gpu:
+            caches = warmth.launch_caches(self._device) if self._launches else None
+            furnish = None if caches is None else str(caches)
+            worker.warm(WarmOrder(None, self._launches, furnish), _WARM_S)
+        return worker
 
     def check_open(self) -> None:
         """Raises `SandboxError` once the pool is closed: its children's ends mean nothing then."""
@@ -122,3 +180,4 @@ class Pool:
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
+        self._starter.shutdown(wait=False, cancel_futures=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 from itertools import count as count_up
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,8 @@ from kernel_generator.evaluation.trials import FRESH
 from kernel_generator.evaluation.wrong import Wrong
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flashinfer_bench import Workload
 
     from kernel_generator.evaluation.timing import Party
@@ -29,23 +32,36 @@ _INSPECTED_SHARE = 0.25
 _GLANCED_BYTES = 512
 
 
-class TimedJudge(Protocol):
-    """Judges one timed call. Raises `Wrong`."""
+@dataclass(frozen=True)
+class Looked:
+    """Timed calls that are looked at, one behind the other."""
 
-    def __call__(self, index: int, block: Block, at: int, found: torch.Tensor) -> None:
-        """See `Bench`."""
-        ...
+    indices: list[int]
+    """The numbers of their inputs."""
+    before: torch.Tensor
+    """What lay in their sets before, inputs and all, uint8 [calls, layout.size]."""
+    found: torch.Tensor
+    """What lay there the moment they were done, likewise."""
+    reference: torch.Tensor | None
+    """The reference's own sets after its block of the same round; None where it had none."""
 
 
 class Ring:
     """One workload's `timing.Rounds`."""
 
     def __init__(
-        self, trials: Trials, workload: Workload, candidate: Party, judge: TimedJudge
+        self,
+        trials: Trials,
+        workload: Workload,
+        candidate: Party,
+        reference: Party,
+        judge: Callable[[Looked], None],
     ) -> None:
+        """`judge` raises `Wrong`."""
         self._trials = trials
         self._workload = workload
         self._candidate = candidate
+        self._reference = reference
         self._judge = judge
         self._block = trials.private(candidate.arena.layout)
         self._numbers = count_up(FRESH)
@@ -55,7 +71,10 @@ class Ring:
         self._places = _output_bytes(self._block)
         self._where = torch.zeros(0, dtype=torch.int64, device=self._block.sets.device)
         self._glanced = self._where
-        self._found: dict[int, torch.Tensor] = {}
+        self._chosen: list[int] = []
+        self._found = self._where
+        self._answered = 0
+        """So many sets of this round the reference has answered in its own ring."""
 
     def prepare(self, count: int) -> None:
         """See `timing.Rounds`."""
@@ -64,7 +83,7 @@ class Ring:
         for at, index in enumerate(self._indices):
             self._trials.fill(self._block, self._workload, index, at)
             poison(self._block, self._turn, at)
-        self._found = {}
+        self._chosen, self._answered = [], 0
 
     def fill(self, party: Party) -> None:
         """See `timing.Rounds`."""
@@ -81,17 +100,19 @@ class Ring:
         self._glanced = party.arena.sets.view(-1)[self._where]
         self._synchronize()
 
-    def settled(self, party: Party) -> None:
+    def settled(self, party: Party, called: bool) -> None:
         """See `timing.Rounds`. Raises `Wrong`."""
+        if party is self._reference:
+            self._answered = min(party.count, len(self._indices)) if called else 0
         if party is not self._candidate:
             return
         count = min(party.count, len(self._indices))
-        chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
+        self._chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
         if count == 1 and self._random.random() > _INSPECTED_SHARE:
-            chosen = []
+            self._chosen = []
         with party.worker.frozen():
             again = party.arena.sets.view(-1)[self._where]
-            self._found = {at: party.arena.sets[at].clone() for at in chosen}
+            self._found = party.arena.sets[self._chosen]
         if not torch.equal(again, self._glanced):
             raise Wrong(
                 Outcome.TIMING_UNTRUSTED, "an output was still being written after the call"
@@ -99,9 +120,18 @@ class Ring:
 
     def inspect(self) -> None:
         """See `timing.Rounds`. Raises `Wrong`."""
-        for at, found in self._found.items():
-            self._judge(self._indices[at], self._block, at, found)
-        self._found = {}
+        if not self._chosen:
+            return
+        answered = max(self._chosen) < self._answered
+        self._judge(
+            Looked(
+                [self._indices[at] for at in self._chosen],
+                self._block.sets[self._chosen],
+                self._found,
+                self._reference.arena.sets[self._chosen] if answered else None,
+            )
+        )
+        self._chosen = []
 
     def _synchronize(self) -> None:
         if self._trials.on_gpu:

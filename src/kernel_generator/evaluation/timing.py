@@ -32,9 +32,13 @@ _LEAST_BLOCKS = 3
 _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
 _EMPTY_TRAINS = 5
+_CALLS_ALONE = 16
 _EMPTY_KERNEL_S = 0.9e-6
 """A kernel that does nothing, as CUPTI measures it (H100). Events around it read more: what is more
 is taken off every figure."""
+_LEAST_SHARE = 0.2
+"""Of a train's time, so much at least is the calls': a spell of noise may make the rest look like
+overhead."""
 _SLACK_S, _SLACK_SHARE = 30e-6, 0.02
 """The judge's clock around a train, trains of nothing taken off, spreads by this much."""
 _ENOUGH = 0.02
@@ -119,8 +123,9 @@ class Rounds(Protocol):
         """Take a first look at what is there the moment the party says that it is done."""
         ...
 
-    def settled(self, party: Party) -> None:
-        """See that nothing was written after that look. What it raises ends the timing."""
+    def settled(self, party: Party, called: bool) -> None:
+        """See that nothing was written after that look. `called`: the train was not one of nothing.
+        What it raises ends the timing."""
         ...
 
     def inspect(self) -> None:
@@ -149,7 +154,10 @@ class Clock:
             mode = Train.GATED_EMPTY if gated else Train.EMPTY
             order = TrainOrder(count, mode, stores)
             found = [self._train(self._trusted, order, gated) for _ in range(_EMPTY_TRAINS)]
-            self._empty[key] = sorted(found, key=lambda done: done.wall_s)[len(found) // 2]
+            found.sort(key=lambda done: done.wall_s)
+            # What is taken off a time must not be too much; what a claim is held against must not
+            # be too little.
+            self._empty[key] = found[len(found) // 2] if gated else found[0]
         return self._empty[key]
 
     def _train(self, party: Party, order: TrainOrder, gated: bool) -> Done:
@@ -171,7 +179,7 @@ class Clock:
             answer = party.worker.train(party.arena.layout.slot, order, limit, settle)
         if not isinstance(answer, Done):
             raise TimingFailed(party.name, answer)
-        self._rounds.settled(party)
+        self._rounds.settled(party, order.mode not in (Train.EMPTY, Train.GATED_EMPTY))
         return answer
 
     def _patience(self, party: Party, count: int) -> float:
@@ -180,10 +188,15 @@ class Clock:
     def _per_call(self, party: Party, count: int, mode: Train = Train.CALLS) -> float:
         done = self._train(party, TrainOrder(count, mode), gated=False)
         overhead = self.empty(count, gated=False, stores=party.stores).wall_s
-        return max(done.wall_s - overhead, 1e-9) / count
+        return max(done.wall_s - overhead, _LEAST_SHARE * done.wall_s) / count
 
     def warm_up(self, party: Party) -> None:
-        """Find out how many calls make a block, and whether they can be queued."""
+        """Find out how many calls make a block, whether they can be queued, and what the protocol
+        itself takes for so many: nothing else than blocks is run later."""
+        self._find_block(party)
+        self.empty(party.count, party.gated, party.stores)
+
+    def _find_block(self, party: Party) -> None:
         sets = party.arena.layout.sets
         self._per_call(party, 1)
         once = self._per_call(party, 1)
@@ -232,10 +245,11 @@ class Clock:
     def call_time(self, party: Party) -> Interval:
         """What a caller waits for one call on an idle device, in microseconds."""
         figures: list[float] = []
+        count = min(party.count, _CALLS_ALONE)
         deadline = time.perf_counter() + self._plan.budget_s / 2
         while not figures or (len(figures) < 5 and time.perf_counter() < deadline):
-            self._rounds.prepare(party.count)
-            figures.append(self._per_call(party, party.count, Train.SYNCED))
+            self._rounds.prepare(count)
+            figures.append(self._per_call(party, count, Train.SYNCED))
             self._rounds.inspect()
         return interval(np.array(figures) * 1e6)
 

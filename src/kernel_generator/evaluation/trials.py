@@ -113,6 +113,11 @@ class Trials:
             self._plans[workload.uuid] = plan_call(self._task.definition, self._settled(workload))
         return self._plans[workload.uuid]
 
+    @property
+    def most(self) -> int:
+        """How many trials there are that differ in kind."""
+        return 1 + len(variants(self._task.definition))
+
     def sets(self, workload: Workload) -> int:
         """How many sets of inputs a ring of the workload holds. Raises `InputsUnavailable`."""
         size = self.plan(workload).layout(0).size

@@ -1,8 +1,8 @@
 """Compiler caches that trusted code filled once, copied into every fresh sandbox that compiles.
 
 On a CPU the first `torch.compile` of a machine probes the compiler and precompiles headers for
-15-25 s. That is paid once per machine and installation, never by a candidate, and nothing that a
-candidate writes comes back.
+15-25 s; on a GPU Triton's first launch compiles a module and a launcher in C. That is paid once per
+machine and installation, never by a candidate, and nothing that a candidate writes comes back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock
@@ -32,7 +33,10 @@ from flashinfer_bench.data import (
 from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
 from kernel_generator.evaluation.inputs import plan_call
 from kernel_generator.sandbox.arena import Arena
-from kernel_generator.sandbox.worker import Done, Order, Worker
+from kernel_generator.sandbox.worker import Done, Order, WarmOrder, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 _LIMIT_S = 240.0
 _REFERENCE = "def run(x):\n    y = x.float()\n    return (y * y.mean()).exp().to(x.dtype)\n"
@@ -41,20 +45,47 @@ _REFERENCE = "def run(x):\n    y = x.float()\n    return (y * y.mean()).exp().to
 @cache
 def compile_caches() -> Path | None:
     """Files for a fresh sandbox's HOME, made on first use; None where they cannot be made."""
+    return _kept("compile", ("torch",), _warm)
+
+
+@cache
+def launch_caches(device: str) -> Path | None:
+    """As `compile_caches`, for Triton's first launch on a GPU."""
+
+    def make(folder: Path) -> None:
+        # Run with the judge's own rights: the kernel is this package's.
+        with Worker() as worker:
+            if isinstance(worker.warm(WarmOrder(device, triton=True), _LIMIT_S), Done):
+                _keep(folder, [worker.home / "cache" / "triton"], worker.home)
+
+    return _kept("launch", ("torch", "triton"), make)
+
+
+def _kept(what: str, packages: Sequence[str], make: Callable[[Path], None]) -> Path | None:
+    try:
+        versions = [metadata.version(name) for name in packages]
+    except metadata.PackageNotFoundError:
+        return None
     # The compiler's caches hold the paths of the installation that filled them.
-    installed = [sys.prefix, platform.python_version(), metadata.version("torch")]
-    key = "|".join([platform.node(), *installed])
-    name = "compile-" + hashlib.sha256(key.encode()).hexdigest()[:12]
+    key = "|".join([platform.node(), sys.prefix, platform.python_version(), *versions])
+    name = f"{what}-" + hashlib.sha256(key.encode()).hexdigest()[:12]
     try:
         root = _root()
         root.mkdir(parents=True, exist_ok=True)
         folder = root / name
         with FileLock(root / f"{name}.lock"):
             if not folder.is_dir():
-                _warm(folder)
+                make(folder)
     except OSError:
         return None
     return folder if folder.is_dir() else None
+
+
+def _keep(folder: Path, kept: Iterable[Path], home: Path) -> None:
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    for one in kept:
+        shutil.copytree(one, partial / one.relative_to(home))
+    partial.rename(folder)
 
 
 def seen_folders() -> tuple[Path, ...]:
@@ -107,10 +138,8 @@ def _warm(folder: Path) -> None:
         )
         done = all(isinstance(step(), Done) for step in steps)
         if done:
-            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-            for kept in (worker.home / "cache" / "inductor", *worker.home.glob("torchinductor_*")):
-                shutil.copytree(kept, partial / kept.relative_to(worker.home))
-            partial.rename(folder)
+            kept = (worker.home / "cache" / "inductor", *worker.home.glob("torchinductor_*"))
+            _keep(folder, kept, worker.home)
     arena.close()
 
 

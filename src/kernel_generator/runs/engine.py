@@ -27,14 +27,13 @@ from kernel_generator.domain.events import (
 )
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
+from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
-from kernel_generator.evaluation.judge import Profile
-from kernel_generator.evaluation.timing import TimingPlan
 from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
 from kernel_generator.runs.saving import slug
-from kernel_generator.search.ranking import best_index, searched_speedup
+from kernel_generator.search.ranking import best_index
 
 if TYPE_CHECKING:
     from flashinfer_bench import Solution
@@ -88,12 +87,11 @@ class Run:
         self._strategy = strategy
         self._goal = goal
         self._observer = observer
-        self._searched = frozenset(w.uuid for w in task.searched)
 
     @property
     def best(self) -> Attempt | None:
         """The best attempt so far that may be returned."""
-        index = best_index(self.attempts, self._searched)
+        index = best_index(self.attempts)
         return None if index is None else self.attempts[index]
 
     async def work(self) -> Attempt | None:
@@ -195,7 +193,7 @@ class Run:
         if isinstance(solution, Unreadable):
             return Attempt(proposal, reply, solution.outcome, solution.reason)
         self._tell(Evaluating(proposal, solution.name))
-        evaluation = await asyncio.to_thread(session.evaluate, solution, self._profile())
+        evaluation = await asyncio.to_thread(self._evaluate, session, solution)
         noted = describe(solution, self.task, self.run_id, proposal, evaluation)
         return Attempt(
             proposal=proposal,
@@ -206,9 +204,9 @@ class Run:
             evaluation=evaluation,
         )
 
-    def _profile(self) -> Profile:
+    def _evaluate(self, session: Session, solution: Solution) -> Evaluation:
+        """Judge a version: certify the first that passes, and whatever then beats the best one."""
         best = self.best
-        beats = searched_speedup(best, self._searched) if best is not None else None
         # The embedded model's kernels are torch.compile: against themselves they show nothing.
         own_compiler = self._author.model.name.startswith("builtin:")
         baselines = tuple(
@@ -216,7 +214,13 @@ class Run:
             for baseline in default_baselines(self.task)
             if not (own_compiler and baseline.name == TORCH_COMPILE)
         )
-        return Profile(timing=TimingPlan(), baselines=baselines, beats=beats or 0.0)
+        incumbent = None
+        if best is not None and best.candidate is not None and best.outcome is Outcome.PASSED:
+            incumbent = best.candidate.solution
+            found = session.evaluate(solution, profiles.search(incumbent))
+            if not found.outcome.is_result or found.promoted is False:
+                return found
+        return session.evaluate(solution, profiles.certification(baselines, incumbent))
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     COUNT = 5
     RELEASE = 6
     RUN_WIDE = 7
+    WARM = 8
     BUILD = 9
     READY = 100
     DONE = 101

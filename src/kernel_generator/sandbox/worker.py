@@ -83,6 +83,18 @@ class Order:
 
 
 @dataclass(frozen=True)
+class WarmOrder:
+    """What a child does before it has a candidate."""
+
+    device: str | None
+    """'cuda:N', or None: only what does not touch a device."""
+    triton: bool
+    """Also what Triton's first launch needs."""
+    furnish: str | None = None
+    """As `Order.furnish`."""
+
+
+@dataclass(frozen=True)
 class TrainOrder:
     """Calls in a row."""
 
@@ -199,6 +211,10 @@ class Worker:
     def alive(self) -> bool:
         """False once the child has died or was killed."""
         return self._process.returncode is None and not self._exited()
+
+    def warm(self, order: WarmOrder, timeout: float) -> Answer:
+        """Do what every candidate would wait for."""
+        return self._ask(Kind.WARM, json.dumps(asdict(order)).encode(), timeout)
 
     def build(self, order: Order, artefact: Artefact, timeout: float) -> Answer:
         """Compile a CUDA or C++ candidate into the artefact, and load nothing of it."""

@@ -1,8 +1,8 @@
-"""Which of several attempts is best: correct before failed, complete before partial, then speed."""
+"""Which of several attempts is best: correct before failed, complete before partial, then whatever
+was promoted over what was best until then."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,28 +11,22 @@ if TYPE_CHECKING:
     from kernel_generator.domain.attempt import Attempt
 
 
-def searched_speedup(attempt: Attempt, searched: frozenset[str] | None = None) -> float | None:
-    """Geometric-mean speedup over the reference on the searched workloads, or on all that were
-    tried where `searched` is None; None where nothing was measured."""
-    if attempt.evaluation is None:
-        return None
-    found = [
-        w.speedups["reference"].value
-        for w in attempt.evaluation.workloads
-        if "reference" in w.speedups and (searched is None or w.uuid in searched)
-    ]
-    return math.exp(sum(math.log(v) for v in found) / len(found)) if found else None
-
-
-def best_index(history: Sequence[Attempt], searched: frozenset[str] | None = None) -> int | None:
+def best_index(history: Sequence[Attempt]) -> int | None:
     """Index of the best attempt that may be returned; None where there is none."""
-    ranked = [
-        (
-            attempt.evaluation is not None and attempt.evaluation.complete,
-            searched_speedup(attempt, searched) or 0.0,
-            -index,
-        )
-        for index, attempt in enumerate(history)
-        if attempt.outcome.is_result
-    ]
-    return -max(ranked)[2] if ranked else None
+    best: int | None = None
+    for index, attempt in enumerate(history):
+        if attempt.outcome.is_result and (best is None or _beats(attempt, history[best])):
+            best = index
+    return best
+
+
+def _beats(attempt: Attempt, best: Attempt) -> bool:
+    mine, its = attempt.evaluation, best.evaluation
+    if mine is None or its is None:
+        return its is None and mine is not None
+    if mine.complete != its.complete:
+        return mine.complete
+    if mine.promoted is not None:
+        return mine.promoted
+    # The incumbent could not be run beside it: what both were measured against has to do.
+    return (attempt.speedup or 0.0) > (best.speedup or 0.0)

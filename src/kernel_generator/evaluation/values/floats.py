@@ -23,6 +23,7 @@ from kernel_generator.evaluation.values.noise import (
     at_once,
     normal,
     one_of,
+    put,
     some,
     tiled,
     uniform,
@@ -153,7 +154,7 @@ class Floats:
             case Role.TOP_P:
                 made = uniform(shape, 0.05, 1.0, g)
                 if made.numel() > 2:
-                    made[one_of(len(made), self.source.choices)] = 1.0
+                    put(made, one_of(len(made), self.source.choices), 1.0)
                 return made
             case Role.SCALE:
                 typical = 0.02 if re.fullmatch(_WEIGHT_NAME, one.name) else 1.0

@@ -14,6 +14,7 @@ from kernel_generator.evaluation.values.noise import (
     integers,
     normal,
     one_of,
+    put,
     uniform,
 )
 from kernel_generator.evaluation.values.record import Profile
@@ -99,8 +100,8 @@ def _positions(call: Call, shape: tuple[int, ...], source: Source) -> torch.Tens
     bound = table.shape[0] if table is not None and table.shape else named or 4096
     made = integers(0, bound, shape, source.numbers)
     if made.numel() > 2:
-        made.view(-1)[one_of(made.numel(), source.choices)] = 0
-        made.view(-1)[one_of(made.numel(), source.choices)] = bound - 1
+        put(made, one_of(made.numel(), source.choices), 0)
+        put(made, one_of(made.numel(), source.choices), bound - 1)
     return made
 
 
@@ -141,8 +142,8 @@ def _top_k(call: Call, shape: tuple[int, ...], source: Source) -> torch.Tensor:
     made = made.to(torch.int64).clamp_(1, most)
     if made.numel() > 2:
         first = one_of(made.numel(), source.choices)
-        made[first] = 1
-        made[(first + 1) % made.numel()] = most
+        put(made, first, 1)
+        put(made, (first + 1) % made.numel(), most)
     return made
 
 

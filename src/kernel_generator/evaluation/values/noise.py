@@ -106,6 +106,12 @@ def some(high: int, count: int, choices: torch.Generator) -> list[int]:
     return [*found]
 
 
+def put(made: torch.Tensor, at: int, value: float) -> None:
+    """Write one element, by its number in memory."""
+    # An element assigned by its index is copied from the host, which waits for the device.
+    made.view(-1).narrow(0, at, 1).fill_(value)
+
+
 def any_integers(
     shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
 ) -> torch.Tensor:
