@@ -130,7 +130,10 @@ def timed(
     *parties: Party, plan: TimingPlan = PLAN, rounds: Quiet | None = None
 ) -> dict[str, Series]:
     around = rounds or Quiet()
-    return time_together(list(parties), plan, around, Clock(parties[-1], plan, around))
+    clock = Clock(parties[-1], plan, around)
+    found = time_together(list(parties), plan, around, clock)
+    clock.check_claims(parties[0], written_bytes=0)
+    return found
 
 
 class TestOnAGpu:
@@ -240,5 +243,6 @@ def test_what_is_too_slow_for_the_budget_is_timed_a_few_times_only() -> None:
 
 def test_call_time_is_the_judges_clock_around_calls_that_are_waited_for() -> None:
     candidate = on_gpu("candidate", Simulated(2e-5))
+    candidate.count = 8
     clock = Clock(on_gpu("reference", Simulated(4e-5)), PLAN, Quiet())
     assert clock.call_time(candidate).value == pytest.approx(20.0)

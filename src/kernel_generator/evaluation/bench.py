@@ -59,6 +59,8 @@ _SAMPLING_CALLS = 4096
 _SAMPLING_BUDGET_S = 1.0
 """Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
 _CANDIDATE = "candidate"
+_READINGS = 2
+"""So many readings of the clocks are taken before the last block: each takes milliseconds."""
 _BOTH_ROUND = 2.0
 """The reference of a timed call is not run in double precision: its own error comes on top."""
 _KEPT_RINGS, _KEPT_SHARE = 1 << 30, 0.2
@@ -135,7 +137,7 @@ class Bench:
         self._sampler = sampling.is_sampler(task.definition)
         self._limits = limits
         self.trials = trials
-        self._rings: dict[tuple[int, str], tuple[Subject, Arena | DeviceArena]] = {}
+        self._parties: dict[tuple[int, str], Party] = {}
 
     def judge(
         self,
@@ -358,50 +360,55 @@ class Bench:
         mine = Party(
             _CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False
         )
-        parties = [mine]
-        for rival in rivals:
-            arena = self._ring(rival, case.workload)
-            parties.append(Party(rival.name, rival.worker, arena, rival.stores))
+        parties = [mine, *(self._party(rival, case.workload) for rival in rivals)]
 
         def judge(looked: Looked) -> None:
-            if telemetry is not None:
-                telemetry.take()
             self._judge_timed(case.workload, looked)
+            if telemetry is not None and telemetry.taken < _READINGS:
+                telemetry.take()
 
         ring = Ring(self.trials, case.workload, mine, parties[1], judge)
         clock = Clock(parties[1], plan, ring)
         series = time_together(parties, plan, ring, clock)
+        clock.check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs))
         return _Timed(series, clock.call_time(mine))
 
-    def _ring(self, rival: Subject, workload: Workload) -> Arena | DeviceArena:
-        """The rival's own ring for a workload, bound and called once, kept for the next candidate.
+    def _party(self, rival: Subject, workload: Workload) -> Party:
+        """A rival with its own ring for a workload, bound and called once, and kept for the next
+        candidate.
 
         Raises `TimingFailed`, `InputsUnavailable`.
         """
         key = id(rival.worker), workload.uuid
-        if key in self._rings:
-            self._rings[key] = self._rings.pop(key)
-            return self._rings[key][1]
+        known = self._parties.pop(key, None)
+        if known is None:
+            known = self._bind_rival(rival, workload)
+        # Once more at the end: those that were not used for longest are given up first.
+        self._parties[key] = known
+        known.per_call_s, known.claims = [], []
+        return known
+
+    def _bind_rival(self, rival: Subject, workload: Workload) -> Party:
         sets = self.trials.sets(workload)
         self._make_room(self.trials.plan(workload).layout(0, sets).nbytes)
         try:
             arena = self.trials.bind(rival.worker, workload, 0, sets)
         except Stopped as stopped:
             raise TimingFailed(rival.name, stopped.answer) from stopped
-        self._rings[key] = rival, arena
         answer = rival.worker.run(arena.layout.slot, self._limits.first_call_s)
         if not isinstance(answer, Done):
+            self.trials.unbind(rival.worker, arena)
             raise TimingFailed(rival.name, answer)
-        return arena
+        return Party(rival.name, rival.worker, arena, rival.stores)
 
     def _make_room(self, needed: int) -> None:
         """Give up the rings that were not used for longest, and those of children that are gone."""
         limit = self.trials.share(_KEPT_RINGS, _KEPT_SHARE)
-        for key, (rival, arena) in list(self._rings.items()):
-            held = sum(kept.layout.nbytes for _, kept in self._rings.values())
-            if held + needed > limit or not rival.worker.alive:
-                del self._rings[key]
-                self.trials.unbind(rival.worker, arena)
+        for key, party in list(self._parties.items()):
+            held = sum(kept.arena.layout.nbytes for kept in self._parties.values())
+            if held + needed > limit or not party.worker.alive:
+                del self._parties[key]
+                self.trials.unbind(party.worker, party.arena)
 
     def _judge_timed(self, workload: Workload, looked: Looked) -> None:
         """Timed calls against what the reference makes of the same inputs. Raises `Wrong`."""

@@ -34,7 +34,7 @@ from kernel_generator.evaluation.labels import declares_non_deterministic, label
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.rivals import Rivals
 from kernel_generator.evaluation.tally import Tally
-from kernel_generator.evaluation.telemetry import clocks_around
+from kernel_generator.evaluation.telemetry import clocks_around, own_processes
 from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.evaluation.turn import CPU, timing_turn
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
     from kernel_generator.sandbox.worker import Answer, Worker
+
+
+_LOOK_UP_S = 2.0
 
 
 class LocalJudge:
@@ -102,6 +105,9 @@ class LocalSession:
         self._limits = limits
         self._pool = Pool(task, device, isolation)
         self._turn = threading.Lock()
+        self._held = contextlib.ExitStack()
+        self._library = self._held.enter_context(nvml()) if device != "cpu" else None
+        self._looked_up, self._processes = 0.0, frozenset[int]()
         self._rivals = Rivals(task, self._pool, self._order, limits)
         self._trials = Trials(task, device, limits, self._pool.start(), secrets.randbits(62))
         self._bench = Bench(task, limits, self._trials, self._timing)
@@ -253,10 +259,15 @@ class LocalSession:
             return
         with (
             timing_turn(gpu_uuid(), lambda: self._pool.closed),
-            nvml() as library,
-            clocks_around(library, gpu_uuid()) as telemetry,
+            clocks_around(self._library, gpu_uuid(), self._own) as telemetry,
         ):
             yield telemetry
+
+    def _own(self) -> frozenset[int]:
+        """The judge's processes, looked up once in a while: it takes milliseconds."""
+        if time.monotonic() - self._looked_up > _LOOK_UP_S:
+            self._looked_up, self._processes = time.monotonic(), own_processes()
+        return self._processes
 
     def _try(
         self,
@@ -311,6 +322,7 @@ class LocalSession:
     def close(self) -> None:
         """See `Session.close`."""
         self._pool.close()
+        self._held.close()
 
 
 def _may_compile(solution: Solution) -> bool:

@@ -85,6 +85,11 @@ class Telemetry:
         if library is not None:
             self._handle = self._ask("nvmlDeviceGetHandleByUUID", uuid)
 
+    @property
+    def taken(self) -> int:
+        """How many readings there are."""
+        return len(self._readings)
+
     def take(self) -> None:
         """Read once more; while kernels run, for clocks that mean something. Takes milliseconds."""
         if self._handle is None:

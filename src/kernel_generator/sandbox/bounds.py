@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 _LOOK_EVERY_S = 0.05
+_UNWATCHED_S = 0.25
 _RESERVE_SHARE = 0.04
 """Share of the machine's memory that is kept free, whoever uses it up."""
 
@@ -36,6 +37,17 @@ class Bounds:
     """Processes and threads."""
     disk_bytes: int = 4 << 30
     """Files that it writes; they live in memory."""
+
+
+_timed = threading.Lock()
+
+
+@contextlib.contextmanager
+def unwatched() -> Generator[None]:
+    """Nobody looks at children meanwhile, for a quarter of a second at most: looking keeps this
+    process from its clock."""
+    with _timed:
+        yield
 
 
 class Watch:
@@ -57,6 +69,8 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
+            if _timed.acquire(timeout=_UNWATCHED_S):
+                _timed.release()
             self.exceeded = self._excess()
             if self.exceeded:
                 self._end()
