@@ -28,6 +28,7 @@ from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.device import describe_device, gpu_uuid, nvml
+from kernel_generator.evaluation.health import wait_until_healthy
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
+    from kernel_generator.sandbox.artefact import Artefact
     from kernel_generator.sandbox.worker import Answer, Worker
 
 
@@ -176,20 +178,19 @@ class LocalSession:
         turn: AbstractContextManager[object],
     ) -> Evaluation:
         language = solution.spec.language.value
-        worker = self._pool.take(language)
-        try:
-            verdict = self._build(worker, solution)
-            if verdict is None:
-                with turn:
-                    verdict = self._judge(worker, solution, profile)
-        finally:
-            self._pool.stop(worker)
+        order = self._order(solution)
+        built = build(self._pool, order, self._limits, solution)
+        if isinstance(built, NotBuilt):
+            outcome, message = outcomes.of_build(built.answer)
+            verdict = Evaluation(outcome=outcome, message=message, log=built.log)
+        else:
+            with built or contextlib.nullcontext():
+                verdict = self._load(built, order, solution, profile, turn)
         self._pool.replenish()
         # Children killed by `close` look like candidates that crashed.
         self._pool.check_open()
         return verdict.model_copy(
             update={
-                "log": verdict.log or worker.log,
                 "isolation": Isolation(
                     level=self._pool.isolation.level, lacked=self._pool.isolation.lacked
                 ),
@@ -203,30 +204,41 @@ class LocalSession:
             }
         )
 
-    def _build(self, worker: Worker, solution: Solution) -> Evaluation | None:
-        """Build and load a candidate; a verdict where it comes to no more than that."""
-        order = self._order(solution)
-        built = build(self._pool, order, self._limits, solution)
-        if isinstance(built, NotBuilt):
-            outcome, message = outcomes.of_build(built.answer)
-            return Evaluation(outcome=outcome, message=message, log=built.log)
-        with built or contextlib.nullcontext():
-            if built and self._device == "cpu" and solution.spec.language.value == "cuda":
-                return Evaluation(
-                    outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
-                )
+    def _load(
+        self,
+        built: Artefact | None,
+        order: Order,
+        solution: Solution,
+        profile: Profile,
+        turn: AbstractContextManager[object],
+    ) -> Evaluation:
+        """Load a candidate, compiled or not, into a fresh child, and judge it there."""
+        cuda = solution.spec.language is SupportedLanguages.CUDA
+        nowhere = Evaluation(
+            outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
+        )
+        if built is not None and cuda and self._device == "cpu":
+            return nowhere
+        worker = self._pool.take(solution.spec.language.value)
+        try:
             answer = worker.prepare(order, self._limits.build_s, built)
-        if not isinstance(answer, Done):
-            outcome, message = outcomes.of_build(answer)
-            # Loading a CUDA library where there is no driver says nothing of the kernel.
-            if solution.spec.language.value == "cuda" and outcomes.lacks_driver(message):
-                outcome, message = Outcome.BUILT_NOT_RUN, "compiled; there is no GPU to run it on"
-            return Evaluation(outcome=outcome, message=message)
-        if solution.spec.language.value == "cuda" and self._device == "cpu":
-            return Evaluation(
-                outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
-            )
-        return None
+            if isinstance(answer, Done):
+                if cuda and self._device == "cpu":
+                    return nowhere
+                with turn:
+                    verdict = self._judge(worker, solution, profile)
+            else:
+                outcome, message = outcomes.of_build(answer)
+                # Loading a CUDA library where there is no driver says nothing of the kernel.
+                if cuda and outcomes.lacks_driver(message):
+                    return nowhere
+                verdict = Evaluation(outcome=outcome, message=message)
+        finally:
+            self._pool.stop(worker)
+        if self._device != "cpu" and not verdict.outcome.is_result:
+            wait_until_healthy()
+        # Complete once the child is closed.
+        return verdict.model_copy(update={"log": worker.log})
 
     def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
         measured = self._device != "cpu" or not self._task.target.is_gpu

@@ -6,12 +6,14 @@ candidate: it is named, with the reason.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.bench import Subject
+from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.timing import INCUMBENT
 from kernel_generator.evaluation.toolchain import build_environment
 from kernel_generator.sandbox.worker import Done
@@ -83,8 +85,14 @@ class Rivals:
         if old is not None:
             self._pool.stop(old.worker)
         language = solution.spec.language.value
+        order = self._order(solution)
         worker = self._pool.start(build_environment(self._task.target, language))
-        answer = worker.prepare(self._order(solution), self._limits.build_s)
+        built = build(self._pool, order, self._limits, solution)
+        if isinstance(built, NotBuilt):
+            answer = built.answer
+        else:
+            with built or contextlib.nullcontext():
+                answer = worker.prepare(order, self._limits.build_s, built)
         problem = "" if isinstance(answer, Done) else outcomes.last_line(answer)
         if problem:
             self._pool.stop(worker)
