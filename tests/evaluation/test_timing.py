@@ -58,7 +58,7 @@ class Simulated:
         if len(self.trains) > self.dies_after:
             return Died(-11)
         settle()
-        per_call = 0.0 if order.mode is Train.EMPTY else self.device_s
+        per_call = 0.0 if order.mode in (Train.EMPTY, Train.MADE) else self.device_s
         return Done(TRIP_S + per_call * order.count)
 
     def train_gated(

@@ -32,6 +32,7 @@ _LEAST_BLOCKS = 3
 """What is so slow that even `min_blocks` take too long is timed this often in any case."""
 _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
+_OF_CALLS = (Train.CALLS, Train.GATED, Train.SYNCED)
 _EMPTY_TRAINS, _MOST_EMPTY_TRAINS = 3, 10
 _CALLS_ALONE = 16
 _EMPTY_KERNEL_S = 0.9e-6
@@ -158,17 +159,30 @@ class Clock:
         self._trusted = trusted
         self._plan = plan
         self._rounds = rounds
-        self._empty: dict[tuple[int, bool, bool], list[Done]] = {}
+        self._empty: dict[TrainOrder, list[Done]] = {}
 
-    def empty(
-        self, count: int, gated: bool, stores: bool, least: int = _EMPTY_TRAINS
-    ) -> list[Done]:
+    def _empty_trains(self, order: TrainOrder, least: int = _EMPTY_TRAINS) -> list[Done]:
         """What trains of nothing took so far, at least so many."""
-        found = self._empty.setdefault((count, gated, stores), [])
-        mode = Train.GATED_EMPTY if gated else Train.EMPTY
+        found = self._empty.setdefault(order, [])
         while len(found) < least:
-            found.append(self._train(self._trusted, TrainOrder(count, mode, stores), gated))
+            found.append(self._train(self._trusted, order, order.mode is Train.GATED_EMPTY))
         return found
+
+    def _overhead(self, count: int, stores: bool) -> float:
+        """Seconds of a train that are not its calls'. The least of several: what is taken off a
+        time must not be too much."""
+
+        def least(mode: Train, stores: bool) -> float:
+            trains = self._empty_trains(TrainOrder(count, mode, stores))
+            return min(done.wall_s for done in trains)
+
+        nothing = least(Train.EMPTY, False)
+        if not stores:
+            return nothing
+        return nothing + max(0.0, least(Train.EMPTY, True) - least(Train.MADE, True))
+
+    def _gated_empty(self, party: Party, least: int = _EMPTY_TRAINS) -> list[Done]:
+        return self._empty_trains(TrainOrder(party.count, Train.GATED_EMPTY, party.stores), least)
 
     def _train(self, party: Party, order: TrainOrder, gated: bool) -> Done:
         limit = self._plan.call_limit_s
@@ -190,7 +204,7 @@ class Clock:
                 answer = party.worker.train(party.arena.layout.slot, order, limit, settle)
         if not isinstance(answer, Done):
             raise TimingFailed(party.name, answer)
-        self._rounds.settled(party, order.mode not in (Train.EMPTY, Train.GATED_EMPTY))
+        self._rounds.settled(party, order.mode in _OF_CALLS)
         return answer
 
     @staticmethod
@@ -200,8 +214,7 @@ class Clock:
     def _per_call(self, party: Party, count: int, mode: Train = Train.CALLS) -> float:
         """Seconds a call by the judge's clock."""
         done = self._train(party, TrainOrder(count, mode), gated=False)
-        # What is taken off a time must not be too much.
-        overhead = min(d.wall_s for d in self.empty(count, False, party.stores))
+        overhead = self._overhead(count, party.stores)
         return max(done.wall_s - overhead, _LEAST_SHARE * done.wall_s) / count
 
     def warm_up(self, party: Party) -> None:
@@ -225,7 +238,10 @@ class Clock:
         """Give a party that many calls a block, as far as it can have them, and find out what the
         protocol itself takes for so many: nothing else than blocks is run later."""
         party.count = min(count, party.most)
-        self.empty(party.count, party.gated, party.stores)
+        if party.gated:
+            self._gated_empty(party)
+        else:
+            self._overhead(party.count, party.stores)
 
     @staticmethod
     def _on_gpu(party: Party) -> bool:
@@ -251,9 +267,7 @@ class Clock:
             raise ClaimContradicted(party.name, claimed_s / party.count, done.wall_s / party.count)
         party.claims.append(done)
         # One beside every block: the machine's spells of noise meet both.
-        found = self.empty(
-            party.count, True, party.stores, least=min(len(party.claims), _MOST_EMPTY_TRAINS)
-        )
+        found = self._gated_empty(party, min(len(party.claims), _MOST_EMPTY_TRAINS))
         around = float(np.median([d.device_ns for d in found])) * 1e-9 / party.count
         return max(claimed_s / party.count - max(around - _EMPTY_KERNEL_S, 0.0), 1e-9)
 
@@ -270,7 +284,7 @@ class Clock:
         # Noise only adds, so the quietest block tells; of those that bear the credited figure.
         bearing = claimed <= _ALIKE * np.median(claimed)
         unclaimed = float((walls - claimed)[bearing].min())
-        empty = self.empty(party.count, True, party.stores)
+        empty = self._gated_empty(party)
         unclaimed -= min(d.wall_s - d.device_ns * 1e-9 for d in empty)
         late = party.count * min(written_bytes, _L2_BYTES) / _WRITE_BACK_BYTES_S
         if unclaimed > _SLACK_S + _SLACK_SHARE * float(walls.min()) + late:

@@ -233,10 +233,12 @@ class Child:
     def _train(self, binding: Binding, count: int, mode: Train, stores: bool) -> float:
         """Calls in a row, each on a set of its own."""
         ring = binding.ring[:count]
-        if mode is Train.EMPTY:
-            values = binding.values(count) if stores else []
-            for buffers, returned in zip(ring, values, strict=False):
-                self._store(returned, buffers)
+        if mode in (Train.EMPTY, Train.MADE):
+            for buffers in ring if stores else []:
+                # Just written, as what a call returns is.
+                made = [value.clone() for value in binding.values(1)[0]]
+                if mode is Train.EMPTY:
+                    self._store(made, buffers)
         else:
             for buffers in ring:
                 self._call(buffers)

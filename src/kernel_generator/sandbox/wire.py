@@ -61,10 +61,12 @@ class Train(IntEnum):
     SYNCED = 2
     """Each call followed by a synchronisation: what a caller waits for."""
     EMPTY = 3
-    """As CALLS, but what is called does nothing; returned values are stored all the same. What is
-    measured this way of trusted code is taken off the other figures."""
+    """As CALLS, of nothing. What is measured this way of trusted code is taken off the other
+    figures; where values are stored, tensors like the outputs are made and stored."""
     GATED_EMPTY = 4
     """As GATED, of a kernel that does nothing."""
+    MADE = 5
+    """As EMPTY, but what is made is not stored: the difference is what storing takes."""
 
 
 class Fault(IntEnum):
