@@ -39,6 +39,9 @@ class Kind(IntEnum):
     COUNT = 5
     RELEASE = 6
     RUN_WIDE = 7
+    CAPTURE = 10
+    REPLAY = 11
+    RUN_APART = 12
     READY = 100
     DONE = 101
     FAILED = 102
