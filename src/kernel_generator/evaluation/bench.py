@@ -379,10 +379,31 @@ class Bench:
                 del self._rings[key]
                 self.trials.unbind(rival.worker, arena)
 
+    def judge_call(
+        self, workload: Workload, index: int, block: Block, found: torch.Tensor, when: str
+    ) -> None:
+        """What a call `when` something was so left in the first set, of which `block` holds the
+        inputs, number `index`, and what lay there before. Raises `Wrong`, and as
+        `Trials.expected`."""
+        self._judge_left(workload, index, block, 0, found, when, 1.0)
+
     def _judge_timed(
         self, workload: Workload, index: int, block: Block, at: int, found: torch.Tensor
     ) -> None:
-        """What a timed call left in set `at`, of which `block` holds the inputs and what lay there
+        """What a timed call left in set `at`; see `_judge_left`."""
+        self._judge_left(workload, index, block, at, found, "of a timed call", _BOTH_ROUND)
+
+    def _judge_left(
+        self,
+        workload: Workload,
+        index: int,
+        block: Block,
+        at: int,
+        found: torch.Tensor,
+        when: str,
+        widened: float,
+    ) -> None:
+        """What a call left in set `at`, of which `block` holds the inputs and what lay there
         before, against what the reference makes of inputs number `index`. Raises `Wrong`."""
         trespassed = trespass(block.layout, block.sets[at], found)
         if trespassed is not None:
@@ -391,10 +412,10 @@ class Bench:
             draws = view(found, block.layout.outputs[0])
             reason = sampling.outside_support(draws, self._target(block, at))
             if reason is not None:
-                raise Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
+                raise Wrong(Outcome.WRONG_VALUES, f"{when}: {reason}")
             return
         expected = self.trials.expected(workload, index)
-        self._compare(workload, found, expected, _Errors(), " of a timed call", _BOTH_ROUND)
+        self._compare(workload, found, expected, _Errors(), f" {when}", widened)
 
 
 def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluation:

@@ -36,15 +36,18 @@ class Pool:
         self._closed = False
         self._lock = threading.Lock()
 
-    def start(self, environment: dict[str, str] | None = None) -> Worker:
-        """A child for trusted code, or for a candidate of another language than the task's.
+    def start(
+        self, environment: dict[str, str] | None = None, under: tuple[str, ...] = ()
+    ) -> Worker:
+        """A child for trusted code, or for a candidate of another language than the task's, or
+        `under` another program (see `Worker`).
 
         Raises `SandboxError` where none can be started, or the pool is closed.
         """
         gpu, own = (None, {}) if self._device == "cpu" else (gpu_node(), gpu_environment())
         try:
             worker = Worker(
-                {**own, **(environment or {})}, self.isolation, gpu, warmth.seen_folders()
+                {**own, **(environment or {})}, self.isolation, gpu, warmth.seen_folders(), under
             )
         except OSError as error:
             raise SandboxError(
