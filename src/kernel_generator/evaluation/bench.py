@@ -19,7 +19,7 @@ from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.intervals import interval, noise
 from kernel_generator.evaluation.memory import is_untouched, poison, trespass
-from kernel_generator.evaluation.rounds import Ring
+from kernel_generator.evaluation.rounds import Looked, Ring
 from kernel_generator.evaluation.timing import (
     ITSELF,
     ClaimContradicted,
@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval, Mismatch
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Limits, Profile
-    from kernel_generator.evaluation.rounds import Looked
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.evaluation.timing import Series, TimingPlan
     from kernel_generator.evaluation.tolerance import Tolerance
-    from kernel_generator.sandbox.arena import Arena, Layout
+    from kernel_generator.sandbox.arena import Arena, Block, Layout
     from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Worker
 
@@ -410,8 +409,41 @@ class Bench:
                 del self._parties[key]
                 self.trials.unbind(party.worker, party.arena)
 
+    def judge_call(
+        self, workload: Workload, index: int, block: Block, found: torch.Tensor, when: str
+    ) -> None:
+        """What a call `when` something was so left in the first set, of which `block` holds the
+        inputs, number `index`, and what lay there before. Raises `Wrong`, and as
+        `Trials.expected`."""
+        looked = Looked([index], block.sets[:1], found[None], None)
+        known = self.trials.expected(workload, index)
+        double = None if known.double is None else tuple(d[None] for d in known.double)
+        expected = Expected(tuple(o[None] for o in known.ordinary), double)
+        self._judge_looked(workload, looked, expected, when, 1.0)
+
     def _judge_timed(self, workload: Workload, looked: Looked) -> None:
         """Timed calls against what the reference makes of the same inputs. Raises `Wrong`."""
+        if self._sampler:
+            expected = None
+        elif looked.reference is not None:
+            layout = self.trials.plan(workload).layout(0)
+            expected = Expected(_stacked(layout, looked.reference), None)
+        else:
+            known = [self.trials.expected(workload, index).ordinary for index in looked.indices]
+            stacked = tuple(torch.stack(calls) for calls in zip(*known, strict=True))
+            expected = Expected(stacked, None)
+        self._judge_looked(workload, looked, expected, "of a timed call", _BOTH_ROUND)
+
+    def _judge_looked(
+        self,
+        workload: Workload,
+        looked: Looked,
+        expected: Expected | None,
+        when: str,
+        widened: float,
+    ) -> None:
+        """What several calls left, against what was expected of them, one behind the other; draws
+        against what they may be. Raises `Wrong`."""
         plan = self.trials.plan(workload)
         layout = plan.layout(0)
         if not is_untouched(layout, looked.before, looked.found):
@@ -419,26 +451,20 @@ class Bench:
                 trespassed = trespass(layout, before, found)
                 if trespassed is not None:
                     raise Wrong(*trespassed)
-        if self._sampler:
+        if self._sampler or expected is None:
             for before, found in zip(looked.before, looked.found, strict=True):
-                reason = sampling.outside_support(
-                    view(found, layout.outputs[0]), _target(layout, before)
-                )
+                draws = view(found, layout.outputs[0])
+                reason = sampling.outside_support(draws, _target(layout, before))
                 if reason is not None:
-                    raise Wrong(Outcome.WRONG_VALUES, f"of a timed call: {reason}")
+                    raise Wrong(Outcome.WRONG_VALUES, f"{when}: {reason}")
             return
-        if looked.reference is None:
-            known = [self.trials.expected(workload, index).ordinary for index in looked.indices]
-            ordinary = tuple(torch.stack(calls) for calls in zip(*known, strict=True))
-        else:
-            ordinary = _stacked(layout, looked.reference)
         tolerances = tolerances_for(plan, self._definition.op_type)
         self._compare_outputs(
-            [(p.name, tolerances[p.name].times(_BOTH_ROUND)) for p in plan.outputs],
+            [(p.name, tolerances[p.name].times(widened)) for p in plan.outputs],
             _stacked(layout, looked.found),
-            Expected(ordinary, None),
+            expected,
             _Errors(),
-            " of a timed call",
+            f" {when}",
         )
 
 

@@ -43,8 +43,6 @@ class Profile:
     naming it here changes nothing. No two of one name."""
     incumbent: Solution | None = None
     """What it has to beat to be promoted: the best candidate so far."""
-    edges: bool = False
-    """Also try the sizes and index structures that no workload has: correctness only."""
     certified: bool = False
     """The full set of checks; what it finds is what is saved and reported."""
     held_out: bool = True

@@ -27,7 +27,9 @@ from kernel_generator.evaluation import outcomes, warmth
 from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.building import NotBuilt, build
+from kernel_generator.evaluation.certification import certify
 from kernel_generator.evaluation.device import describe_device, gpu_uuid, nvml
+from kernel_generator.evaluation.finalist import Finalist
 from kernel_generator.evaluation.health import wait_until_healthy
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.certification import Certification
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
     from kernel_generator.sandbox.artefact import Artefact
@@ -226,7 +229,7 @@ class LocalSession:
                 if cuda and self._device == "cpu":
                     return nowhere
                 with turn:
-                    verdict = self._judge(worker, solution, profile)
+                    verdict = self._judge(worker, order, solution, profile)
             else:
                 outcome, message = outcomes.of_build(answer)
                 # Loading a CUDA library where there is no driver says nothing of the kernel.
@@ -240,7 +243,9 @@ class LocalSession:
         # Complete once the child is closed.
         return verdict.model_copy(update={"log": worker.log})
 
-    def _judge(self, worker: Worker, solution: Solution, profile: Profile) -> Evaluation:
+    def _judge(
+        self, worker: Worker, order: Order, solution: Solution, profile: Profile
+    ) -> Evaluation:
         measured = self._device != "cpu" or not self._task.target.is_gpu
         if not measured:
             profile = replace(profile, timing=None)
@@ -256,7 +261,25 @@ class LocalSession:
         self._try(subject, self._task.searched, profile, rivals, tally)
         if tally.failure is None and profile.held_out:
             self._try(subject, self._task.held_out, profile, rivals, tally)
+        found: Certification | None = None
+        if profile.certified and tally.is_result:
+            found = certify(
+                Finalist(
+                    task=self._task,
+                    language=solution.spec.language.value,
+                    subject=subject,
+                    order=order,
+                    bench=self._bench,
+                    pool=self._pool,
+                    limits=self._limits,
+                    revive=self._revive_reference,
+                )
+            )
+            if found.failure is not None:
+                tally.fail(found.failure)
         verdict = tally.evaluation()
+        if found is not None:
+            verdict = verdict.model_copy(update={"checks": found.checks})
         return _too_slow_to_interpret(verdict) if self._interprets(solution) else verdict
 
     def _interprets(self, solution: Solution) -> bool:

@@ -68,9 +68,11 @@ class Pool:
         *,
         gpu: bool = True,
         bounds: Bounds | None = None,
+        under: tuple[str, ...] = (),
     ) -> Worker:
         """A child for trusted code, or for a candidate of another language than the task's. `gpu`:
         it sees the session's GPU, where that has one. `bounds`: in place of the session's.
+        `under`: another program (see `Worker`).
 
         Raises `SandboxError` where none can be started, or the pool is closed.
         """
@@ -78,7 +80,9 @@ class Pool:
         node, own = (gpu_node(), gpu_environment()) if seen_gpu else (None, {})
         isolation = replace(self.isolation, bounds=bounds) if bounds else self.isolation
         try:
-            worker = Worker({**own, **(environment or {})}, isolation, node, warmth.seen_folders())
+            worker = Worker(
+                {**own, **(environment or {})}, isolation, node, warmth.seen_folders(), under
+            )
         except OSError as error:
             raise SandboxError(
                 f"no process can be started for a kernel: {error}; free memory, disk space in the "

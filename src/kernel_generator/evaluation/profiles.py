@@ -32,6 +32,5 @@ def certification(
         timing=TimingPlan(against_itself=True),
         baselines=baselines,
         incumbent=incumbent,
-        edges=True,
         certified=True,
     )

@@ -44,6 +44,16 @@ class Tally:
         if not judged.record.outcome.is_result:
             self.failure = judged.record
 
+    @property
+    def is_result(self) -> bool:
+        """True where something was run, and nothing of it failed."""
+        return self.failure is None and len(self._skipped) < len(self._records)
+
+    def fail(self, record: WorkloadEvaluation) -> None:
+        """Count what a further check found as the evaluation's failure."""
+        self._records.append(record)
+        self.failure = record
+
     def means(self) -> dict[str, Interval]:
         """Geometric-mean speedups; a baseline that failed on one workload has none."""
         judged = len(self._records) - len(self._skipped)

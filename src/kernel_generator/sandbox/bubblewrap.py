@@ -35,7 +35,7 @@ _SETTINGS = (
     "/etc/alternatives",
     "/etc/localtime",
 )
-_TOOLS = ("c++", "g++", "gcc", "cc", "ld", "ninja", "nvcc")
+_TOOLS = ("c++", "g++", "gcc", "cc", "ld", "ninja", "nvcc", "compute-sanitizer")
 _GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 
 

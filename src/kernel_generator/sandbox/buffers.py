@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from kernel_generator.sandbox.arena import Arena, Layout, view
 
 if TYPE_CHECKING:
-    import torch
-
     from kernel_generator.sandbox.arena import Block
 
 
@@ -20,6 +20,10 @@ class Buffers:
 
     inputs: list[Any]
     outputs: list[torch.Tensor]
+
+    def apart(self) -> Buffers:
+        """Copies, each tensor in an allocation of its own that is no larger than it."""
+        return Buffers([_copy(i) for i in self.inputs], [_copy(o) for o in self.outputs])
 
 
 class Binding:
@@ -70,3 +74,10 @@ class Binding:
         self.ring.clear()
         self._values.clear()
         self._arena.leave()
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        return value
+    # Byte by byte: torch has no copies of some packed formats.
+    return value.reshape(-1).view(torch.uint8).clone().view(value.dtype).view(value.shape)

@@ -25,6 +25,8 @@ from kernel_generator.sandbox import compiling, wire
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from kernel_generator.sandbox.buffers import Binding, Buffers
@@ -54,6 +56,7 @@ class Child:
         self._destination_passing = True
         self._output_names: list[str] = []
         self._bindings: dict[int, Binding] = {}
+        self._replays: dict[int, Callable[[], None]] = {}
         self._flush: torch.Tensor | None = None
 
     def serve(self) -> None:
@@ -79,18 +82,15 @@ class Child:
                 return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.RELEASE:
                 (slot,) = json.loads(frame.payload)
+                self._replays.pop(slot, None)
                 binding = self._bindings.pop(slot, None)
                 if binding is not None:
                     binding.release()
                 return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
-            case Kind.RUN:
+            case Kind.RUN | Kind.RUN_WIDE | Kind.RUN_APART | Kind.CAPTURE | Kind.REPLAY:
                 (slot,) = json.loads(frame.payload)
-                self._call(self._bindings[slot].ring[0])
+                self._once(Kind(frame.kind), slot)
                 self._synchronize()
-                return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
-            case Kind.RUN_WIDE:
-                (slot,) = json.loads(frame.payload)
-                self._run_wide(self._bindings[slot].ring[0])
                 return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
             case Kind.TRAIN:
                 slot, count, mode, ticket, stores = json.loads(frame.payload)
@@ -168,6 +168,20 @@ class Child:
         order = json.loads(frame.payload)
         self._bindings[order["layout"]["slot"]] = Binding.of(order, frame.fd)
 
+    def _once(self, kind: Kind, slot: int) -> None:
+        """One call on the first set of an arena, in the way that was asked for."""
+        buffers = self._bindings[slot].ring[0]
+        if kind is Kind.RUN_WIDE:
+            self._run_wide(buffers)
+        elif kind is Kind.CAPTURE:
+            from kernel_generator.sandbox.graphs import capture  # noqa: PLC0415 - imports torch
+
+            self._replays[slot] = capture(lambda: self._call(buffers))
+        elif kind is Kind.REPLAY:
+            self._replays[slot]()
+        else:
+            self._call(buffers.apart() if kind is Kind.RUN_APART else buffers)
+
     def _call(self, buffers: Buffers) -> None:
         """One call; a value-returning candidate's values go to the outputs."""
         import torch  # noqa: PLC0415
@@ -187,7 +201,6 @@ class Child:
         except NotUpcast as error:
             raise _Mismatch(Fault.NOT_WIDE, str(error)) from error
         self._store(values, buffers)
-        self._synchronize()
 
     def _store(self, returned: Any, buffers: Buffers) -> None:
         import torch  # noqa: PLC0415
@@ -386,7 +399,13 @@ def _describe(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point; arguments: the channel's descriptor, and the order how to start, as JSON."""
-    _confine(json.loads(sys.argv[2]))
+    start = json.loads(sys.argv[2])
+    if start is not None:
+        _confine(start)
+        if start["under"]:
+            # The program above has the candidate's rights and no more: it is started from here, and
+            # starts this one again, which is confined already.
+            os.execv(start["under"][0], [*start["under"], *sys.orig_argv[:-1], "null"])
     # A crash in native code leaves the Python frames that led to it in the log.
     faulthandler.enable()
     sock = socket.socket(fileno=int(sys.argv[1]))

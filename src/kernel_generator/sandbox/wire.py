@@ -43,6 +43,9 @@ class Kind(IntEnum):
     RUN_WIDE = 7
     WARM = 8
     BUILD = 9
+    CAPTURE = 10
+    REPLAY = 11
+    RUN_APART = 12
     READY = 100
     DONE = 101
     FAILED = 102

@@ -170,11 +170,14 @@ class Worker:
         isolation: Isolation | None = None,
         gpu: int | None = None,
         seen: tuple[Path, ...] = (),
+        under: tuple[str, ...] = (),
     ) -> None:
         """Start a child; level 'process' if no isolation is named.
 
         `gpu` is the index of the device node that a jailed child may use, `seen` are folders that
-        it may read beside the system's. Raises `OSError` where no process or folder can be had.
+        it may read beside the system's. `under` is the start of a command line, its program an
+        absolute path: the child's Python is started by it, with the child's rights. Raises
+        `OSError` where no process or folder can be had.
         """
         isolation = isolation or Isolation(Level.PROCESS)
         self._jailed = isolation.jail is not None
@@ -186,7 +189,7 @@ class Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         try:
-            start = _Spawn(isolation, self.home, dict(environment or {}), gpu, seen)
+            start = _Spawn(isolation, self.home, dict(environment or {}), gpu, seen, under)
             self._process = _spawner(os.getpid()).submit(start.spawn, theirs).result()
         except BaseException:
             # A child that did start ends when its channel closes.
@@ -299,9 +302,35 @@ class Worker:
         answer = self._read(self._next(timeout), began, settle)
         return replace(answer, gated=queued is not None) if isinstance(answer, Done) else answer
 
+    def run_apart(self, slot: int, timeout: float) -> Answer:
+        """One call on copies of the tensors, each in an allocation of its own: what is touched
+        beside a tensor is nobody's memory. The judge sees nothing of what it computes."""
+        return self._ask(Kind.RUN_APART, json.dumps([slot]).encode(), timeout)
+
+    def capture(self, slot: int, timeout: float) -> Answer:
+        """Capture one call into a CUDA graph, after a few ordinary ones."""
+        return self._ask(Kind.CAPTURE, json.dumps([slot]).encode(), timeout)
+
+    def replay(self, slot: int, timeout: float) -> Answer:
+        """Launch the graph that `capture` made."""
+        return self._ask(Kind.REPLAY, json.dumps([slot]).encode(), timeout)
+
     def count(self, slot: int, timeout: float) -> Answer:
         """Floating-point operations of one call, in `Done.figure`. For trusted code only."""
         return self._ask(Kind.COUNT, json.dumps([slot]).encode(), timeout)
+
+    def hang_up(self, timeout: float) -> Died | Exceeded | TimedOut:
+        """Tell the child that nothing more comes, and see how it ends by itself. Whatever stands
+        above it says what it has to say then. No call can follow."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + timeout
+        while not self._exited():
+            if time.monotonic() > deadline:
+                self._kill()
+                return TimedOut(timeout)
+            time.sleep(_POLL_S)
+        return self._end()
 
     def _ask(self, kind: Kind, payload: bytes, timeout: float, fd: int | None = None) -> Answer:
         began = time.perf_counter()
@@ -489,6 +518,7 @@ class _Spawn:
     environment: dict[str, str]
     gpu: int | None
     seen: tuple[Path, ...]
+    under: tuple[str, ...]
 
     def spawn(self, channel: socket.socket) -> subprocess.Popen[bytes]:
         jail, bounds = self.isolation.jail, self.isolation.bounds
@@ -497,6 +527,7 @@ class _Spawn:
             "parent": None if jail else os.getpid(),
             "user": _FIRST_USER + secrets.randbelow(_USERS) if jail and jail.as_root else None,
             "home": str(self.home),
+            "under": self.under,
             "processes": bounds.processes if jail else None,
             "file_bytes": bounds.disk_bytes if jail else None,
         }

@@ -1,0 +1,126 @@
+"""What a certified evaluation checks beside the workloads: sizes that none of them has, capture
+into a CUDA graph, and memcheck.
+
+A check that cannot be made here is recorded with the reason, and rejects nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel_generator.domain.evaluation import Check, WorkloadEvaluation
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation import graphs, memcheck
+from kernel_generator.evaluation.finalist import axes_of
+from kernel_generator.evaluation.judge import Profile
+from kernel_generator.evaluation.values import edge_workloads
+from kernel_generator.evaluation.wrong import Wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flashinfer_bench import Workload
+
+    from kernel_generator.evaluation.bench import Judged
+    from kernel_generator.evaluation.finalist import Finalist
+
+EDGES = "edge sizes"
+EDGES_S = 6.0
+"""Wall time for the edges of one candidate. One that has begun is finished."""
+_TRIALS = 2
+_TELLING = (7, 129, 1, 37, 127, 2)
+"""Sizes of edges in the order in which they are tried. 7 has empty sequences and fills no tile, 129
+goes one beyond a tile, 1 has one row or page, 37 has nearly everything in one sequence."""
+
+
+@dataclass(frozen=True)
+class Certification:
+    """What the further checks found."""
+
+    checks: tuple[Check, ...]
+    failure: WorkloadEvaluation | None = None
+    """What fails the candidate: an edge that it gets wrong, or an invalid memory access."""
+
+
+def certify(finalist: Finalist) -> Certification:
+    """Make all further checks, up to the first failure.
+
+    On a CPU target there are the edges alone. Raises `SandboxError` where the reference's child
+    can not be replaced.
+    """
+    edges = try_edges(finalist)
+    if edges.failure is not None or not finalist.task.target.is_gpu:
+        return edges
+    workload = finalist.smallest()
+    if not finalist.trials.on_gpu or workload is None:
+        reason = "needs a GPU" if workload is not None else "no workload can be run here"
+        others = (graphs.NAME, memcheck.NAME)
+        return Certification(
+            (*edges.checks, *(Check(name=name, passed=None, message=reason) for name in others))
+        )
+    checks = (*edges.checks, graphs.check_capture(finalist, workload))
+    try:
+        return Certification((*checks, memcheck.check_memory(finalist, workload)))
+    except Wrong as wrong:
+        found = Check(name=memcheck.NAME, passed=False, message=wrong.message)
+        failure = WorkloadEvaluation(
+            uuid=workload.uuid,
+            axes=dict(workload.axes),
+            outcome=wrong.outcome,
+            message=wrong.message,
+        )
+        return Certification((*checks, found), failure)
+
+
+def try_edges(
+    finalist: Finalist, budget_s: float = EDGES_S, clock: Callable[[], float] = time.monotonic
+) -> Certification:
+    """Correctness on sizes and index structures that no workload has, the most telling first,
+    until `clock` has gone on by `budget_s` seconds."""
+    task = finalist.task
+    edges = sorted(edge_workloads(task.definition, task.workloads), key=_rank)
+    if not edges:
+        reason = "no other sizes can be made up for this definition"
+        return Certification((Check(name=EDGES, passed=None, message=reason),))
+    right, left_out, reached = 0, list[str](), 0
+    began = clock()
+    for edge in edges:
+        if clock() - began >= budget_s or not finalist.subject.worker.alive:
+            break
+        reached += 1
+        finalist.revive()
+        judged = finalist.bench.judge(finalist.subject, edge, Profile(trials=_TRIALS), [])
+        if _says_nothing(judged, finalist):
+            left_out.append((judged.record.message.strip().splitlines() or [""])[-1])
+        elif judged.record.outcome.is_result:
+            right += 1
+        else:
+            return _failed(finalist, edge, judged)
+    message = f"{right} of {len(edges)} "
+    message += "tried" if reached == len(edges) else f"within {budget_s:g} s"
+    if left_out:
+        message += f"; {len(left_out)} cannot be run here: {left_out[0]}"
+    return Certification((Check(name=EDGES, passed=True if right else None, message=message),))
+
+
+def _rank(edge: Workload) -> int:
+    size = edge.uuid.rpartition("-")[2]
+    order = [str(telling) for telling in _TELLING]
+    return order.index(size) if size in order else len(order)
+
+
+def _says_nothing(judged: Judged, finalist: Finalist) -> bool:
+    """True where the reference, the inputs or the interpreter are what fails."""
+    slow = finalist.order.interpret and judged.record.outcome is Outcome.TIMEOUT
+    return judged.skipped or judged.record.outcome is Outcome.NOT_RUN or slow
+
+
+def _failed(finalist: Finalist, edge: Workload, judged: Judged) -> Certification:
+    known = any(edge.axes == workload.axes for workload in finalist.task.workloads)
+    which = "with inputs" if known else "at a size"
+    message = f"{which} that no workload has ({axes_of(edge)}): {judged.record.message}"
+    record = judged.record.model_copy(update={"message": message})
+    told = f"{record.outcome} {which} that no workload has ({axes_of(edge)})"
+    return Certification((Check(name=EDGES, passed=False, message=told),), record)
