@@ -218,6 +218,7 @@ class Bench:
         """One call on poisoned outputs that touches nothing else. Returns the judge's seconds."""
         poison(case.arena, turn)
         before = case.arena.bytes.clone()
+        self.trials.synchronize()
         answer = case.subject.worker.run(case.arena.layout.slot, limit)
         if not isinstance(answer, Done):
             raise Stopped(answer)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from itertools import count as count_up
 from typing import TYPE_CHECKING
 
 import torch
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.memory import poison
-from kernel_generator.evaluation.trials import FRESH
 from kernel_generator.evaluation.wrong import Wrong
 
 if TYPE_CHECKING:
@@ -64,7 +62,6 @@ class Ring:
         self._reference = reference
         self._judge = judge
         self._block = trials.private(candidate.arena.layout)
-        self._numbers = count_up(FRESH)
         self._indices: list[int] = []
         self._random = random.SystemRandom()
         self._turn = 0
@@ -79,7 +76,7 @@ class Ring:
     def prepare(self, count: int) -> None:
         """See `timing.Rounds`."""
         self._turn += 1
-        self._indices = [next(self._numbers) for _ in range(count)]
+        self._indices = [next(self._trials.numbers) for _ in range(count)]
         for at, index in enumerate(self._indices):
             self._trials.fill(self._block, self._workload, index, at)
             poison(self._block, self._turn, at)
@@ -93,12 +90,12 @@ class Ring:
         sets = torch.randint(0, min(count, party.count), (_GLANCED_BYTES,))
         where = self._places[picks] + sets * self._block.layout.size
         self._where = where.to(self._block.sets.device)
-        self._synchronize()
+        self._trials.synchronize()
 
     def settle(self, party: Party) -> None:
         """See `timing.Rounds`."""
         self._glanced = party.arena.sets.view(-1)[self._where]
-        self._synchronize()
+        self._trials.synchronize()
 
     def settled(self, party: Party, called: bool) -> None:
         """See `timing.Rounds`. Raises `Wrong`."""
@@ -132,10 +129,6 @@ class Ring:
             )
         )
         self._chosen = []
-
-    def _synchronize(self) -> None:
-        if self._trials.on_gpu:
-            torch.cuda.current_stream().synchronize()
 
 
 def _output_bytes(block: Block) -> torch.Tensor:

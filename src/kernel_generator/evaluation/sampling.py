@@ -69,9 +69,9 @@ def target_distribution(inputs: Mapping[str, torch.Tensor | float]) -> Distribut
     mass = torch.as_tensor(inputs["probs"]).to(torch.float64)
     mass = mass / mass.sum(dim=-1, keepdim=True)
     allowed = mass > 0
-    rows, vocabulary = mass.shape
+    vocabulary = mass.shape[-1]
     if "top_k" in inputs:
-        k = _for_each_row(inputs["top_k"], rows).to(torch.int64)
+        k = _for_each_row(inputs["top_k"], mass).to(torch.int64)
         k = torch.where((k <= 0) | (k > vocabulary), vocabulary, k)
         ordered = mass.sort(dim=-1, descending=True).values
         edge = ordered.gather(-1, (k - 1).unsqueeze(-1))
@@ -79,10 +79,10 @@ def target_distribution(inputs: Mapping[str, torch.Tensor | float]) -> Distribut
         mass = torch.where(mass >= edge, mass, 0.0)
         mass = mass / mass.sum(dim=-1, keepdim=True)
     if "top_p" in inputs:
-        p = _for_each_row(inputs["top_p"], rows).to(torch.float64).unsqueeze(-1)
+        p = _for_each_row(inputs["top_p"], mass).to(torch.float64).unsqueeze(-1)
         ordered, order = mass.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered
-        inside = torch.zeros(rows, vocabulary, dtype=torch.bool)
+        inside = torch.zeros(mass.shape, dtype=torch.bool, device=mass.device)
         near = torch.zeros_like(inside)
         inside.scatter_(-1, order, (before < p) | (p >= 1))
         near.scatter_(-1, order, (before < p + _TIE) | (p >= 1))
@@ -92,8 +92,8 @@ def target_distribution(inputs: Mapping[str, torch.Tensor | float]) -> Distribut
     return Distribution(mass, allowed)
 
 
-def _for_each_row(value: torch.Tensor | float, rows: int) -> torch.Tensor:
-    return torch.as_tensor(value).reshape(-1).expand(rows)
+def _for_each_row(value: torch.Tensor | float, mass: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(value, device=mass.device).reshape(-1).expand(len(mass))
 
 
 def outside_support(draws: torch.Tensor, distribution: Distribution) -> str | None:
@@ -104,7 +104,7 @@ def outside_support(draws: torch.Tensor, distribution: Distribution) -> str | No
     if bool(bad_range.any()):
         row = int(bad_range.to(torch.uint8).argmax())
         return f"row {row}: sample {int(tokens[row])} is not a token (vocabulary {vocabulary})"
-    allowed = distribution.allowed[torch.arange(rows), tokens]
+    allowed = distribution.allowed[torch.arange(rows, device=tokens.device), tokens]
     if not bool(allowed.all()):
         row = int((~allowed).to(torch.uint8).argmax())
         return (
@@ -129,10 +129,10 @@ class DrawCounter:
     def add(self, draws: torch.Tensor, distribution: Distribution) -> None:
         """Count one call's draws, int [rows]; all of them inside the support."""
         tokens = draws.to(torch.int64).reshape(-1)
-        rows = torch.arange(len(tokens))
-        width = distribution.probabilities[rows, tokens].numpy()
+        rows = torch.arange(len(tokens), device=tokens.device)
+        width = distribution.probabilities[rows, tokens].cpu().numpy()
         for order, cumulative in enumerate(distribution.cumulative):
-            u = cumulative[rows, tokens].numpy() - self._rng.random(len(width)) * width
+            u = cumulative[rows, tokens].cpu().numpy() - self._rng.random(len(width)) * width
             buckets = np.clip((u * BUCKETS).astype(int), 0, BUCKETS - 1)
             self._counts[order] += np.bincount(buckets, minlength=BUCKETS)
 

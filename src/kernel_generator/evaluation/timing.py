@@ -272,7 +272,8 @@ class Clock:
         return max(claimed_s / party.count - max(around - _EMPTY_KERNEL_S, 0.0), 1e-9)
 
     def check_claims(self, party: Party, written_bytes: int) -> None:
-        """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed.
+        """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
+        than flushing the cache takes beside it.
 
         `written_bytes` are what a call writes: as far as the L2 holds them, they reach the memory
         after the call, within the judge's clock and outside of the claim.
@@ -286,8 +287,11 @@ class Clock:
         unclaimed = float((walls - claimed)[bearing].min())
         empty = self._gated_empty(party)
         unclaimed -= min(d.wall_s - d.device_ns * 1e-9 for d in empty)
-        late = party.count * min(written_bytes, _L2_BYTES) / _WRITE_BACK_BYTES_S
-        if unclaimed > _SLACK_S + _SLACK_SHARE * float(walls.min()) + late:
+        slack = _SLACK_S + _SLACK_SHARE * float(walls.min())
+        written_back = party.count / _WRITE_BACK_BYTES_S
+        late = min(written_bytes, _L2_BYTES) * written_back
+        # What the flush left is written back within the call; a flush left out takes no time.
+        if unclaimed > slack + late or unclaimed < -slack - _L2_BYTES * written_back:
             mine = float(np.median(claimed))
             raise ClaimContradicted(
                 party.name, mine / party.count, (mine + unclaimed) / party.count

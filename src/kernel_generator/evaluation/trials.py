@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count as count_up
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,6 +103,8 @@ class Trials:
         """Why outputs are compared with the reference as it is, and not in double precision."""
         self._kept_bytes = 0
         self._slot = 0
+        self.numbers = count_up(FRESH)
+        """Numbers of inputs for timed calls: none is used twice in a session."""
 
     @property
     def on_gpu(self) -> bool:
@@ -146,6 +149,7 @@ class Trials:
         try:
             arena = self._reference_arena(workload)
             self.fill(arena, workload, index)
+            self.synchronize()
             answer = self.reference.run(arena.layout.slot, self._limits.first_call_s)
             if not isinstance(answer, Done):
                 raise Stopped(answer)
@@ -155,7 +159,7 @@ class Trials:
             raise ReferenceStopped(stopped.answer) from stopped
         wide = self._wide(workload, index, outputs) if index < FRESH else None
         expected = Expected(outputs, wide)
-        if self._may_keep(expected.nbytes):
+        if index < FRESH and self._may_keep(expected.nbytes):
             self._expected[key] = expected
         return expected
 
@@ -345,6 +349,7 @@ class Trials:
             ) from error
         try:
             self.fill(arena, workload, index)
+            self.synchronize()
             answer = worker.bind(arena, self._limits.call_s)
             if not isinstance(answer, Done):
                 raise Stopped(answer)
@@ -386,6 +391,11 @@ class Trials:
             yield arena
         finally:
             self.unbind(worker, arena)
+
+    def synchronize(self) -> None:
+        """Wait until what the judge wrote is there: a child does not wait for it."""
+        if self.on_gpu:
+            torch.cuda.current_stream().synchronize()
 
     def share(self, nbytes: int, of_gpu: float) -> int:
         """`nbytes`, on a GPU that share of its memory."""

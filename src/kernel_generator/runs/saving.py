@@ -255,6 +255,8 @@ def _exported(record: WorkloadEvaluation, evaluation: Evaluation) -> ExportedEva
     status = record.outcome.exported_status
     if (
         status is None
+        # Figures on inputs that nobody captured are no trace of the workload.
+        or record.synthetic
         or record.timing is None
         or record.timing.device_us is None
         or reference is None
