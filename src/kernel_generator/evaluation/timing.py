@@ -197,7 +197,7 @@ class Clock:
 
         with unwatched():
             if gated and not isinstance(party.arena, Arena):
-                patience = limit if party.gated else self._patience(party, order.count)
+                patience = self._patience(party, order.count)
                 answer = party.worker.train_gated(party.arena, order, fill, patience, limit, settle)
             else:
                 fill()
@@ -209,7 +209,9 @@ class Clock:
 
     @staticmethod
     def _patience(party: Party, count: int) -> float:
-        return 0.05 + 4 * count * min(party.once_s, 1.0)
+        # A party that was queued before is given longer: a busy machine is no reason to lose it.
+        least = 2.0 if party.gated else 0.05
+        return least + 4 * count * min(party.once_s, 1.0)
 
     def _per_call(self, party: Party, count: int, mode: Train = Train.CALLS) -> float:
         """Seconds a call by the judge's clock."""

@@ -277,6 +277,9 @@ class Child:
         stores = stores if empty else not self._destination_passing
         # A kernel of no length; torch's own tests use it, it has no public name.
         nothing: Any = getattr(torch.cuda, "_sleep")  # noqa: B009
+        # What is loaded at its first use waits for the device, and so would wait behind the gate.
+        self._flush.zero_()
+        nothing(0)
         torch.cuda.synchronize()
         driver.wait_until(torch.cuda.current_stream().cuda_stream, binding.gate, ticket)
         with torch.no_grad():
