@@ -117,18 +117,27 @@ class Ring:
 
     def inspect(self) -> None:
         """See `timing.Rounds`. Raises `Wrong`."""
-        if not self._chosen:
-            return
-        answered = max(self._chosen) < self._answered
+        # As they lie in what was found: those that the reference answered, then the others.
+        places = range(len(self._chosen))
+        answered = [n for n in places if self._chosen[n] < self._answered]
+        for some, by_reference in (
+            (answered, True),
+            ([n for n in places if n not in answered], False),
+        ):
+            if some:
+                self._look(some, by_reference)
+        self._chosen = []
+
+    def _look(self, some: list[int], by_reference: bool) -> None:
+        sets = [self._chosen[n] for n in some]
         self._judge(
             Looked(
-                [self._indices[at] for at in self._chosen],
-                self._block.sets[self._chosen],
-                self._found,
-                self._reference.arena.sets[self._chosen] if answered else None,
+                [self._indices[at] for at in sets],
+                self._block.sets[sets],
+                self._found[some],
+                self._reference.arena.sets[sets] if by_reference else None,
             )
         )
-        self._chosen = []
 
 
 def _output_bytes(block: Block) -> torch.Tensor:

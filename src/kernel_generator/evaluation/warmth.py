@@ -56,7 +56,8 @@ def launch_caches(device: str) -> Path | None:
         # Run with the judge's own rights: the kernel is this package's.
         with Worker() as worker:
             if isinstance(worker.warm(WarmOrder(device, triton=True), _LIMIT_S), Done):
-                _keep(folder, [worker.home / "cache" / "triton"], worker.home)
+                made = (worker.home / "cache" / name for name in ("triton", "launcher"))
+                _keep(folder, [one for one in made if one.is_dir()], worker.home)
 
     return _kept("launch", ("torch", "triton"), make)
 
