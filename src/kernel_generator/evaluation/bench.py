@@ -30,7 +30,7 @@ from kernel_generator.evaluation.timing import (
 )
 from kernel_generator.evaluation.tolerance import tolerances_for
 from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
-from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
@@ -228,8 +228,8 @@ class Bench:
     @staticmethod
     def _inspect(case: _Case, before: torch.Tensor) -> None:
         """Take what the call left, at once and for good, and see what it touched."""
-        with case.subject.worker.frozen():
-            case.found = case.arena.bytes.clone()
+        hold(case.subject.worker)
+        case.found = case.arena.bytes.clone()
         trespassed = trespass(case.arena.layout, before, case.found)
         if trespassed is not None:
             raise Wrong(*trespassed)

@@ -15,7 +15,7 @@ import torch
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.memory import poison
-from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.evaluation.wrong import Wrong, hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,11 +105,9 @@ class Ring:
             return
         count = min(party.count, len(self._indices))
         self._chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
-        if count == 1 and self._random.random() > _INSPECTED_SHARE:
-            self._chosen = []
-        with party.worker.frozen():
-            again = party.arena.sets.view(-1)[self._where]
-            self._found = party.arena.sets[self._chosen]
+        hold(party.worker)
+        again = party.arena.sets.view(-1)[self._where]
+        self._found = party.arena.sets[self._chosen]
         if not torch.equal(again, self._glanced):
             raise Wrong(
                 Outcome.TIMING_UNTRUSTED, "an output was still being written after the call"

@@ -7,7 +7,6 @@ lets them go: the child reports event times, which are credited where that clock
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kernel_generator.evaluation.intervals import interval
+from kernel_generator.evaluation.wrong import hold
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import unwatched
 from kernel_generator.sandbox.wire import Train
@@ -198,9 +198,10 @@ class Clock:
         limit = self._plan.call_limit_s
 
         def fill() -> None:
-            # Still, so that it cannot begin on what is being written.
-            with contextlib.nullcontext() if party.trusted else party.worker.frozen():
-                self._rounds.fill(party)
+            if not party.trusted:
+                # It cannot begin on what is being written.
+                hold(party.worker)
+            self._rounds.fill(party)
 
         def settle() -> None:
             self._rounds.settle(party)
@@ -385,10 +386,8 @@ def time_together(
         clock.beside()
         for party in order.sample(parties, len(parties)):
             if party.trusted and not candidate.trusted:
-                with candidate.worker.frozen():
-                    party.per_call_s.append(clock.block(party))
-            else:
-                party.per_call_s.append(clock.block(party))
+                hold(candidate.worker)
+            party.per_call_s.append(clock.block(party))
         rounds.inspect()
         blocks += 1
     found = {p.name: _series(p, p.per_call_s) for p in parties}
