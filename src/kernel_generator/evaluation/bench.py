@@ -15,7 +15,7 @@ import torch
 from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
-from kernel_generator.evaluation.compare import compare
+from kernel_generator.evaluation.compare import compare, find_mismatch
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.intervals import interval, noise
 from kernel_generator.evaluation.memory import is_untouched, poison, trespass
@@ -234,7 +234,9 @@ class Bench:
         if trespassed is not None:
             raise Wrong(*trespassed)
 
-    def _compare(self, case: _Case, expected: Expected, errors: _Errors, when: str = "") -> None:
+    def _compare(
+        self, case: _Case, expected: Expected, errors: _Errors | None, when: str = ""
+    ) -> None:
         plan = self.trials.plan(case.workload)
         tolerances = tolerances_for(plan, self._definition.op_type)
         outputs = case.arena.layout.outputs
@@ -251,13 +253,17 @@ class Bench:
         named: Sequence[tuple[str, Tolerance]],
         found: Sequence[torch.Tensor],
         expected: Expected,
-        errors: _Errors,
+        errors: _Errors | None,
         when: str,
     ) -> None:
         mismatches: list[Mismatch] = []
         for (name, tolerance), got, reference, ordinary in zip(
             named, found, expected.double or expected.ordinary, expected.ordinary, strict=True
         ):
+            if errors is None:
+                mismatch = find_mismatch(name, got, reference, tolerance)
+                mismatches += [] if mismatch is None else [mismatch]
+                continue
             compared = compare(name, got, reference, tolerance, ordinary)
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
@@ -314,7 +320,7 @@ class Bench:
             return
         expected = self.trials.expected(case.workload, other)
         when = " on other inputs, after being timed"
-        self._compare(case, expected, _Errors(), when)
+        self._compare(case, expected, None, when)
 
     # -- timing --------------------------------------------------------------------------------
 
@@ -416,7 +422,7 @@ class Bench:
         """What a call `when` something was so left in the first set, of which `block` holds the
         inputs, number `index`, and what lay there before. Raises `Wrong`, and as
         `Trials.expected`."""
-        looked = Looked([index], block.sets[:1], found[None], None)
+        looked = Looked(block.sets[:1], found[None], None)
         known = self.trials.expected(workload, index)
         double = None if known.double is None else tuple(d[None] for d in known.double)
         expected = Expected(tuple(o[None] for o in known.ordinary), double)
@@ -430,7 +436,7 @@ class Bench:
             layout = self.trials.plan(workload).layout(0)
             expected = Expected(_stacked(layout, looked.reference), None)
         else:
-            known = [self.trials.expected(workload, index).ordinary for index in looked.indices]
+            known = [self.trials.answer(workload, inputs) for inputs in looked.before]
             stacked = tuple(torch.stack(calls) for calls in zip(*known, strict=True))
             expected = Expected(stacked, None)
         self._judge_looked(workload, looked, expected, "of a timed call", _BOTH_ROUND)
@@ -464,7 +470,7 @@ class Bench:
             [(p.name, tolerances[p.name].times(widened)) for p in plan.outputs],
             _stacked(layout, looked.found),
             expected,
-            _Errors(),
+            None,
             f" {when}",
         )
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RESAMPLES = 1000
-_COVERED = (2.5, 97.5)
+_COVERED = (0.5, 99.5)
+"""Percentiles of the bootstrap. Medians of few samples vary more than their bootstrap tells: from
+2.5 to 97.5 it covers the true one in 87 to 94 % for 6 to 30 samples, between these in 95 to 98 %
+(simulated, normal samples with and without spikes)."""
 
 
 def interval(samples: NDArray[np.float64]) -> Interval:

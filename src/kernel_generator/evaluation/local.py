@@ -223,6 +223,7 @@ class LocalSession:
         if built is not None and cuda and self._device == "cpu":
             return nowhere
         worker = self._pool.take(solution.spec.language.value)
+        close = self._pool.stop
         try:
             answer = worker.prepare(order, self._limits.build_s, built)
             if isinstance(answer, Done):
@@ -230,6 +231,10 @@ class LocalSession:
                     return nowhere
                 with turn:
                     verdict = self._judge(worker, order, solution, profile)
+                if self._device != "cpu" and verdict.outcome.is_result:
+                    # It waits for orders, and what it printed has been read.
+                    worker.read_log()
+                    close = self._pool.retire
             else:
                 outcome, message = outcomes.of_build(answer)
                 # Loading a CUDA library where there is no driver says nothing of the kernel.
@@ -237,10 +242,10 @@ class LocalSession:
                     return nowhere
                 verdict = Evaluation(outcome=outcome, message=message)
         finally:
-            self._pool.stop(worker)
+            close(worker)
         if self._device != "cpu" and not verdict.outcome.is_result:
             wait_until_healthy()
-        # Complete once the child is closed.
+        # Complete now that the child is closed, or has nothing more to say.
         return verdict.model_copy(update={"log": worker.log})
 
     def _judge(
@@ -292,6 +297,7 @@ class LocalSession:
             with timing_turn(CPU, lambda: self._pool.closed):
                 yield None
             return
+        self._pool.settle()
         with (
             timing_turn(gpu_uuid(), lambda: self._pool.closed),
             clocks_around(self._library, gpu_uuid(), self._own) as telemetry,

@@ -16,14 +16,14 @@ _POISONS = (POISON_VALUE, 0x5A)
 _BOOL_POISONS = (1, 0)
 
 
-def poison(arena: Block, turn: int = 0, index: int = 0) -> None:
-    """Fill the outputs of one set with a pattern that changes with `turn`.
+def poison(arena: Block, turn: int = 0, sets: int = 1) -> None:
+    """Fill the outputs of the first `sets` sets with a pattern that changes with `turn`.
 
     What looks right under one pattern because it was never written looks different under another.
     """
     for place in arena.layout.outputs:
         patterns = _BOOL_POISONS if place.dtype == "bool" else _POISONS
-        arena.region(place, index).fill_(patterns[turn % 2])
+        arena.sets[:sets, place.offset : place.offset + place.nbytes].fill_(patterns[turn % 2])
 
 
 def is_untouched(layout: Layout, before: torch.Tensor, found: torch.Tensor) -> bool:

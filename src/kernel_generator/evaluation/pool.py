@@ -56,6 +56,8 @@ class Pool:
         cores = os.cpu_count() or 1
         self._wanted = min(_MOST_SPARES, max(1, cores // _CORES_A_SPARE)) if self._on_gpu else 1
         self._starter = ThreadPoolExecutor(self._wanted, "kernel-generator-spares")
+        self._closer = ThreadPoolExecutor(1, "kernel-generator-retired")
+        self._retiring: list[Future[None]] = []
 
     @property
     def closed(self) -> bool:
@@ -177,6 +179,20 @@ class Pool:
             if worker in self._workers:
                 self._workers.remove(worker)
 
+    def retire(self, worker: Worker) -> None:
+        """Close one child without waiting for it: a driver takes a tenth of a second to clear up
+        after a process. `settle` waits."""
+        try:
+            self._retiring.append(self._closer.submit(self.stop, worker))
+        except RuntimeError:
+            # The pool was closed meanwhile.
+            self.stop(worker)
+
+    def settle(self) -> None:
+        """Wait until children that were retired are gone."""
+        while self._retiring:
+            self._retiring.pop().result()
+
     def close(self) -> None:
         """Close all children. Safe to call twice."""
         with self._lock:
@@ -184,4 +200,5 @@ class Pool:
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
+        self._closer.shutdown()
         self._starter.shutdown(wait=False, cancel_futures=True)

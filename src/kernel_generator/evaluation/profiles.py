@@ -18,7 +18,7 @@ _ALL_TRIALS = 100
 def search(incumbent: Solution | None = None) -> Profile:
     """What decides whether a candidate is worth certifying: the searched workloads, two trials
     each, timed against the reference and the incumbent."""
-    timing = TimingPlan(min_blocks=5, enough=0.05, against_itself=incumbent is not None)
+    timing = TimingPlan(min_blocks=6, enough=0.06, against_itself=incumbent is not None)
     return Profile(timing=timing, incumbent=incumbent, held_out=False)
 
 

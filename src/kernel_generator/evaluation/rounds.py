@@ -34,8 +34,6 @@ _GLANCED_BYTES = 512
 class Looked:
     """Timed calls that are looked at, one behind the other."""
 
-    indices: list[int]
-    """The numbers of their inputs."""
     before: torch.Tensor
     """What lay in their sets before, inputs and all, uint8 [calls, layout.size]."""
     found: torch.Tensor
@@ -62,7 +60,8 @@ class Ring:
         self._reference = reference
         self._judge = judge
         self._block = trials.private(candidate.arena.layout)
-        self._indices: list[int] = []
+        self._count = 0
+        """So many sets of the ring hold new inputs."""
         self._random = random.SystemRandom()
         self._turn = 0
         self._places = _output_bytes(self._block)
@@ -76,15 +75,14 @@ class Ring:
     def prepare(self, count: int) -> None:
         """See `timing.Rounds`."""
         self._turn += 1
-        self._indices = [next(self._trials.numbers) for _ in range(count)]
-        for at, index in enumerate(self._indices):
-            self._trials.fill(self._block, self._workload, index, at)
-            poison(self._block, self._turn, at)
+        self._count = count
+        self._trials.refill(self._block, self._workload, count)
+        poison(self._block, self._turn, count)
         self._chosen, self._answered = [], 0
 
     def fill(self, party: Party) -> None:
         """See `timing.Rounds`."""
-        count = len(self._indices)
+        count = self._count
         party.arena.sets[:count].copy_(self._block.sets[:count])
         picks = torch.randint(0, len(self._places), (_GLANCED_BYTES,))
         sets = torch.randint(0, min(count, party.count), (_GLANCED_BYTES,))
@@ -100,10 +98,10 @@ class Ring:
     def settled(self, party: Party, called: bool) -> None:
         """See `timing.Rounds`. Raises `Wrong`."""
         if party is self._reference:
-            self._answered = min(party.count, len(self._indices)) if called else 0
+            self._answered = min(party.count, self._count) if called else 0
         if party is not self._candidate:
             return
-        count = min(party.count, len(self._indices))
+        count = min(party.count, self._count)
         self._chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
         hold(party.worker)
         again = party.arena.sets.view(-1)[self._where]
@@ -130,7 +128,6 @@ class Ring:
         sets = [self._chosen[n] for n in some]
         self._judge(
             Looked(
-                [self._indices[at] for at in sets],
                 self._block.sets[sets],
                 self._found[some],
                 self._reference.arena.sets[sets] if by_reference else None,

@@ -37,7 +37,7 @@ _OF_CALLS = (Train.CALLS, Train.GATED, Train.SYNCED)
 _EMPTY_TRAINS, _MOST_EMPTY_TRAINS = 3, 10
 _MORE_BLOCKS = 15
 """A spell of noise can last for a few blocks: a claim is given so many more to be borne out."""
-_CALLS_ALONE, _TRAINS_ALONE = 16, 5
+_CALLS_ALONE, _TRAINS_ALONE = 8, 5
 _EMPTY_KERNEL_S = 0.9e-6
 """A kernel that does nothing, as CUPTI measures it (H100). Events around it read more: what is more
 is taken off every figure."""
@@ -343,7 +343,7 @@ class Clock:
         """What a caller waits for one call on an idle device, in microseconds."""
         figures: list[float] = []
         count = min(party.count, _CALLS_ALONE)
-        deadline = time.perf_counter() + self._plan.budget_s / 16
+        deadline = time.perf_counter() + self._plan.budget_s / 32
         while not figures or (len(figures) < _TRAINS_ALONE and time.perf_counter() < deadline):
             self._rounds.prepare(count)
             figures.append(self._per_call(party, count, Train.SYNCED))

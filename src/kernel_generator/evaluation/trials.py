@@ -22,13 +22,21 @@ from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, pla
 from kernel_generator.evaluation.outcomes import last_line
 from kernel_generator.evaluation.sampling import is_sampler
 from kernel_generator.evaluation.tolerance import tolerances_for
-from kernel_generator.evaluation.values import Values, Where, as_described, draw, variants, vary
+from kernel_generator.evaluation.values import (
+    Values,
+    Where,
+    as_described,
+    draw,
+    variants,
+    vary,
+    vary_many,
+)
 from kernel_generator.evaluation.workloads import declared_floor
 from kernel_generator.sandbox.arena import Arena, Block, view
 from kernel_generator.sandbox.worker import Done
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from flashinfer_bench import Workload
 
@@ -46,6 +54,8 @@ GPU up to this share of its memory."""
 _RING_SETS, _GPU_RING_SETS = 512, 32
 _RING_BYTES, _GPU_RING_BYTES, _GPU_RING_SHARE = 128 << 20, 2 << 30, 0.03
 """A ring holds this many sets of inputs where they fit: each call of a block has its own."""
+_AT_ONCE_BYTES = 128 << 20
+"""Sets of inputs are made together up to this size: more would only take memory."""
 _FLOORS_OF = 3
 _REFERENCE_TRIES = 2
 """A workload whose reference failed this often is not tried again: each try may take minutes."""
@@ -103,8 +113,7 @@ class Trials:
         """Why outputs are compared with the reference as it is, and not in double precision."""
         self._kept_bytes = 0
         self._slot = 0
-        self.numbers = count_up(FRESH)
-        """Numbers of inputs for timed calls: none is used twice in a session."""
+        self._numbers = count_up(FRESH)
 
     @property
     def on_gpu(self) -> bool:
@@ -134,8 +143,7 @@ class Trials:
     # -- what the reference makes of it --------------------------------------------------------
 
     def expected(self, workload: Workload, index: int) -> Expected:
-        """The reference's outputs on inputs number `index`; those of timed calls as they are, the
-        others in double precision too.
+        """The reference's outputs on inputs number `index`, in double precision too.
 
         Raises `InputsUnavailable`, and `ReferenceStopped` where the reference fails.
         """
@@ -143,25 +151,36 @@ class Trials:
         kept = self._expected.get(key)
         if kept is not None:
             return kept
+        outputs = self._answer(workload, lambda arena: self.fill(arena, workload, index))
+        expected = Expected(outputs, self._wide(workload, index, outputs))
+        if self._may_keep(expected.nbytes):
+            self._expected[key] = expected
+        return expected
+
+    def answer(self, workload: Workload, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The reference's outputs as they are, on the inputs in a set's bytes, uint8 [layout.size].
+
+        Raises as `expected`.
+        """
+        return self._answer(workload, lambda arena: arena.bytes.copy_(inputs))
+
+    def _answer(
+        self, workload: Workload, write: Callable[[Block], object]
+    ) -> tuple[torch.Tensor, ...]:
         failures = self._failures.setdefault(workload.uuid, [])
         if len(failures) >= _REFERENCE_TRIES:
             raise ReferenceStopped(failures[0])
         try:
             arena = self._reference_arena(workload)
-            self.fill(arena, workload, index)
+            write(arena)
             self.synchronize()
             answer = self.reference.run(arena.layout.slot, self._limits.first_call_s)
             if not isinstance(answer, Done):
                 raise Stopped(answer)
-            outputs = tuple(view(arena.bytes, p).clone() for p in arena.layout.outputs)
+            return tuple(view(arena.bytes, p).clone() for p in arena.layout.outputs)
         except Stopped as stopped:
             failures.append(stopped.answer)
             raise ReferenceStopped(stopped.answer) from stopped
-        wide = self._wide(workload, index, outputs) if index < FRESH else None
-        expected = Expected(outputs, wide)
-        if index < FRESH and self._may_keep(expected.nbytes):
-            self._expected[key] = expected
-        return expected
 
     def _reference_arena(self, workload: Workload) -> Arena | DeviceArena:
         """The arena that the reference answers a workload in: kept until another one is asked for.
@@ -262,6 +281,24 @@ class Trials:
         `InputsUnavailable`."""
         self._write(block, self.values(workload, index), at)
 
+    def refill(self, block: Block, workload: Workload, count: int) -> None:
+        """Write new but ordinary inputs into the first `count` sets of a block laid out for the
+        workload: none is used twice in a session. Raises `InputsUnavailable`."""
+        base = self.values(workload, 1)
+        definition, settled = self._task.definition, self._settled(workload)
+        at_once = max(1, _AT_ONCE_BYTES // block.layout.size)
+        for start in range(0, count, at_once):
+            many = min(at_once, count - start)
+            made = vary_many(definition, settled, base, self._generator(next(self._numbers)), many)
+            if made is None:
+                for at in range(start, start + many):
+                    self.fill(block, workload, next(self._numbers), at)
+            else:
+                self._write_many(block, made, base, slice(start, start + many))
+
+    def _generator(self, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed + index)
+
     def values(self, workload: Workload, index: int) -> Values:
         """Inputs number `index`.
 
@@ -272,7 +309,7 @@ class Trials:
         kept = self._values.get(key)
         if kept is not None:
             return kept
-        generator = torch.Generator().manual_seed(self._seed + index)
+        generator = self._generator(index)
         if index >= FRESH:
             base = self.values(workload, 1)
             return vary(self._task.definition, self._settled(workload), base, generator)
@@ -317,6 +354,19 @@ class Trials:
             if value is None:
                 value = torch.tensor(values.scalars[place.name], dtype=place.torch_dtype)
             view(block.sets[at], place).copy_(value)
+
+    @staticmethod
+    def _write_many(
+        block: Block, made: Mapping[str, torch.Tensor], base: Values, sets: slice
+    ) -> None:
+        for place in block.layout.inputs:
+            if place.scalar is not None or not place.nbytes:
+                continue
+            found = block.sets[sets, place.offset : place.offset + place.nbytes]
+            new = made.get(place.name)
+            if new is None:
+                new = torch.full((1, 1), base.scalars[place.name], dtype=place.torch_dtype)
+            found.view(new.dtype).copy_(new.view(len(new), -1))
 
     # -- memory --------------------------------------------------------------------------------
 

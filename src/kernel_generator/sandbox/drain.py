@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 _KEPT_OUTPUT = 16_000
 """Bytes of the child's stdout and stderr kept from the start, and as many from the end."""
 _GRACE_S = 1.0
+_CATCH_UP_S, _POLL_S = 0.05, 0.0005
 
 
 class Drain:
@@ -26,6 +29,7 @@ class Drain:
         self._tail = bytearray()
         self._dropped = 0
         self._given_up = False
+        self._stream = stream
         self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._thread.start()
 
@@ -47,6 +51,20 @@ class Drain:
         """What was kept."""
         gap = f"\n[... {self._dropped} bytes left out ...]\n".encode() if self._dropped else b""
         return bytes(self._head + gap + self._tail).decode("utf-8", "replace")
+
+    def catch_up(self) -> None:
+        """Wait until what was written so far is read; not for long, for more may come all the
+        time."""
+        deadline = time.monotonic() + _CATCH_UP_S
+        while self._unread() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def _unread(self) -> bool:
+        # Closed by its thread at the end, when there is nothing more to be read.
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                return bool(select.select([self._stream], [], [], 0)[0]) and self._thread.is_alive()
+        return False
 
     def join(self) -> None:
         """Wait for the pipe's end, but not for a process that got away and keeps it open."""

@@ -24,10 +24,12 @@ LAUNCHER_FOLDER = Path("cache") / "launcher"
 _HEADERS = ("cuda.h", "dlfcn.h", "stdbool.h", "stdlib.h", "Python.h")
 _FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
 """Triton's own. Others than these get the compiler as it is."""
+_LEVEL = "-O1"
+"""Enough for what hands a few arguments to the driver, and half the work."""
 _COMPILER = """\
 #!/bin/sh
 case "$*" in
-*"{flags}"*) exec {gcc} -pipe -include {header} "$@" ;;
+*"{flags}"*) exec {gcc} -pipe -include {header} "$@" {level} ;;
 *) exec {gcc} "$@" ;;
 esac
 """
@@ -47,26 +49,29 @@ def launch(device: str) -> None:
     target = torch.empty_like(source)
     kernel: Any = copy
     kernel[(1,)](source, target, 64, BLOCK=64)
+    if "CC" not in os.environ and (compiler := launcher_compiler()) is not None:
+        os.environ["CC"] = str(compiler)
+
+
+def launcher_compiler() -> Path | None:
+    """A compiler for launchers below HOME that has read their headers; None where GCC is not the
+    compiler."""
     gcc = shutil.which("gcc")
-    if gcc is not None and "CC" not in os.environ:
-        compiler = Path.home() / LAUNCHER_FOLDER / "cc"
-        if compiler.exists() or _precompile(gcc, compiler):
-            os.environ["CC"] = str(compiler)
-
-
-def _precompile(gcc: str, compiler: Path) -> bool:
+    compiler = Path.home() / LAUNCHER_FOLDER / "cc"
+    if compiler.exists() or gcc is None:
+        return compiler if gcc is not None else None
     header = compiler.with_name("headers.h")
     header.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"#include <{name}>" for name in _HEADERS]
     header.write_text("\n".join(["#define PY_SSIZE_T_CLEAN", *lines, ""]))
     cuda = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
     include = [f"-I{cuda}", f"-I{sysconfig.get_paths()['include']}"]
-    command = [gcc, "-x", "c-header", *_FLAGS, *include, str(header), "-o", f"{header}.gch"]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        return False
+    made = ["-x", "c-header", *_FLAGS, _LEVEL, *include, str(header), "-o", f"{header}.gch"]
+    if subprocess.run([gcc, *made], capture_output=True, check=False).returncode:
+        return None
     flags = " ".join(_FLAGS)
     # $HOME: the folder is copied from one sandbox's to another's.
-    text = _COMPILER.format(flags=flags, gcc=gcc, header=f'"$HOME/{LAUNCHER_FOLDER}/headers.h"')
-    compiler.write_text(text)
+    ours = f'"$HOME/{LAUNCHER_FOLDER}/headers.h"'
+    compiler.write_text(_COMPILER.format(flags=flags, gcc=gcc, header=ours, level=_LEVEL))
     compiler.chmod(0o755)
-    return True
+    return compiler

@@ -212,6 +212,10 @@ class Worker:
         """What the child printed, clipped in the middle; complete once it is closed."""
         return self._log.text
 
+    def read_log(self) -> None:
+        """Read all that the child has printed so far."""
+        self._log.catch_up()
+
     @property
     def alive(self) -> bool:
         """False once the child has died or was killed."""
@@ -223,11 +227,14 @@ class Worker:
 
     def build(self, order: Order, artefact: Artefact, timeout: float) -> Answer:
         """Compile a CUDA or C++ candidate into the artefact, and load nothing of it."""
+        self._watch.begin()
         return self._ask(Kind.BUILD, order.to_json(), timeout, fd=artefact.fd)
 
     def prepare(self, order: Order, timeout: float, artefact: Artefact | None = None) -> Answer:
         """Load the candidate, from a sealed artefact where it was built into one, else building it
         first. Raises `OSError` where there is no descriptor left to share the artefact by."""
+        # What ran so far was trusted, and of a bounded appetite.
+        self._watch.begin()
         if artefact is None:
             return self._ask(Kind.PREPARE, order.to_json(), timeout)
         fd = artefact.open_for_reading()

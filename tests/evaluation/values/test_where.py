@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernel_generator.evaluation.values import CPU, Where, draw, edge_workloads, vary
+from kernel_generator.evaluation.values import CPU, Where, draw, edge_workloads, vary, vary_many
 from tests.evaluation.values import attention, defining, families
 
 if TYPE_CHECKING:
@@ -123,3 +123,41 @@ def test_large_tensors_repeat_numbers_only_where_pooled(
     rows = varied.view(torch.int64)
     # Rotated copies of a row have the same sum of words.
     assert (rows.sum(dim=1).unique().numel() < len(rows)) == some_are_copies
+
+
+def test_many_sets_are_made_at_once_and_differ() -> None:
+    which = defining.workload(NORM, batch_size=5)
+    values = draw(NORM, which, None, torch.Generator(), where=defining.DIRECT)
+    with Watch() as watch:
+        many = vary_many(NORM, which, values, torch.Generator(), 8)
+    assert many is not None
+    assert {name: tuple(made.shape) for name, made in many.items()} == {
+        "hidden_states": (8, 5, 64),
+        "weight": (8, 64),
+    }
+    for made in many.values():
+        assert made.reshape(8, -1).unique(dim=0).shape[0] == 8
+    assert len(watch.operations) <= 2, watch.operations
+
+
+@pytest.mark.parametrize("name", sorted(families.FAMILIES))
+def test_many_sets_at_once_are_laid_out_as_each_would_be(name: str) -> None:
+    definition = families.FAMILIES[name]
+    for which in edge_workloads(definition, ()):
+        values = draw(definition, which, None, torch.Generator(), where=defining.DIRECT)
+        many = vary_many(definition, which, values, torch.Generator(), 3)
+        if many is not None:
+            assert {n: (m[0].shape, m.dtype) for n, m in many.items()} == {
+                n: (t.shape, t.dtype) for n, t in values.tensors.items()
+            }
+
+
+def test_sets_with_an_index_structure_or_from_a_pool_are_made_one_by_one() -> None:
+    paged = defining.workload(
+        attention.MLA_DECODE, batch_size=8, num_pages=900, len_indptr=9, num_kv_indices=400
+    )
+    values = draw(attention.MLA_DECODE, paged, None, torch.Generator(), where=defining.DIRECT)
+    assert vary_many(attention.MLA_DECODE, paged, values, torch.Generator(), 2) is None
+    which = defining.workload(NORM, batch_size=2)
+    values = draw(NORM, which, None, torch.Generator(), where=CPU)
+    assert vary_many(NORM, which, values, torch.Generator(), 2) is None

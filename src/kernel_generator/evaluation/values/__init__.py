@@ -6,7 +6,13 @@ everything else differs from trial to trial.
 """
 
 from kernel_generator.evaluation.values.edges import edge_workloads
-from kernel_generator.evaluation.values.generate import as_described, draw, variants, vary
+from kernel_generator.evaluation.values.generate import (
+    as_described,
+    draw,
+    variants,
+    vary,
+    vary_many,
+)
 from kernel_generator.evaluation.values.record import CPU, Values, Variant, Where
 
 __all__ = [
@@ -19,4 +25,5 @@ __all__ = [
     "edge_workloads",
     "variants",
     "vary",
+    "vary_many",
 ]

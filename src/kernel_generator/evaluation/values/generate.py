@@ -105,6 +105,31 @@ def vary(
     return replace(values, tensors=tensors, scalars=dict(values.scalars), batch=batch)
 
 
+def vary_many(
+    definition: Definition,
+    workload: Workload,
+    values: Values,
+    generator: torch.Generator,
+    count: int,
+) -> dict[str, torch.Tensor] | None:
+    """So many sets as `vary` would make them, all at once: by input, [count, *shape].
+
+    None where each has to be made by itself, for its inputs have an index structure or are captured
+    ones, or where numbers come from a pool, of which each set is to have its own.
+    """
+    call = Call.of(definition, workload)
+    plain = values.batch is None and not call.captured - {*values.synthetic}
+    if not plain or values.where.pooled or not all(call.inputs[n].is_float for n in call.roles):
+        return None
+    floats = _floats_of(call, values.variant, generator, values.where, VARIED, values.scalars)
+    made: dict[str, torch.Tensor] = {}
+    for name, role in call.roles.items():
+        one = call.inputs[name]
+        assert one.shape is not None
+        made[name] = floats.make(replace(one, shape=(count, *one.shape)), role)
+    return made
+
+
 def variants(definition: Definition) -> tuple[Variant, ...]:
     """The variants that make a difference to this definition, RANDOM first.
 
