@@ -191,6 +191,13 @@ class Bench:
         except InputsUnavailable as error:
             return _skipped(record, str(error))
 
+    def close(self) -> None:
+        """Free what is kept from one candidate to the next, once no child is left. Safe to call
+        twice."""
+        while self._parties:
+            self._parties.popitem()[1].arena.close()
+        self.trials.close()
+
     # -- correctness ---------------------------------------------------------------------------
 
     def _check(self, case: _Case) -> float:

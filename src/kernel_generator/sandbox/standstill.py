@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kernel_generator.sandbox.bounds import read_proc
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,11 +22,10 @@ _STOPPED, _ASLEEP = b"TtZXx", b"D"
 """States of a thread that runs no code of its own: stopped, traced or dead; asleep in the system,
 which it cannot leave without seeing the signal."""
 _LOOKS = 2
-"""So many looks in a row must find everybody still: who takes turns at being awake is seen by one."""
+"""So many looks in a row must find everybody still: one may miss who takes turns at being awake."""
 _WITHIN_S = 2.0
 """On a busy machine a thread stops only once it has a core."""
 _LOOK_AGAIN_S = 50e-6
-_MOST_BYTES = 1 << 16
 
 
 class Restless(Exception):
@@ -70,26 +71,12 @@ def _look(root: int) -> Iterator[tuple[int, bytes]]:
     waiting = [root]
     while waiting:
         pid, states = waiting.pop(), b""
-        with suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with suppress(OSError):
-                    path = f"/proc/{pid}/task/{thread}"
-                    states += _read(path + "/stat").rpartition(b")")[2][1:2]
-                    waiting += map(int, _read(path + "/children").split())
+        with suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
+            for thread in threads:
+                states += read_proc(f"{thread.path}/stat").rpartition(b")")[2][1:2]
+                waiting += map(int, read_proc(f"{thread.path}/children").split())
         if states:
             yield pid, states
-
-
-def _read(path: str) -> bytes:
-    # Some ten thousand files a second are read here: without Python's layers of buffers.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        found = os.read(fd, _MOST_BYTES)
-        while len(found) % 4096 == 0 and (more := os.read(fd, _MOST_BYTES)):
-            found += more
-        return found
-    finally:
-        os.close(fd)
 
 
 def _send(pid: int, what: signal.Signals) -> None:

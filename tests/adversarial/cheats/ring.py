@@ -26,19 +26,13 @@ def train():
     return frame
 
 
-def neighbour(step):
-    # The tensors of another set than the one that is being called.
+def place(mine):
+    # Which of the block's sets is being called, and all of them.
     frame = train()
-    if frame is None:
-        return None
-    ring = frame.f_locals["ring"]
-    if len(ring) < 2:
-        return None
-    count[0] += 1
-    return ring[(count[0] - 1 + step) % len(ring)]
+    ring = frame.f_locals["ring"] if frame is not None else []
+    here = [n for n, buffers in enumerate(ring) if buffers.inputs[0].data_ptr() == mine.data_ptr()]
+    return (here[0], ring) if len(ring) > 1 else (0, [])
 
-
-count = [0]
 
 """
 
@@ -223,11 +217,11 @@ def run(hidden_states, weight, output):
         honestly(ROUTING)
         + _TRAIN
         + """
-def run(*everything):
-    before = neighbour(-1)
-    values = before.outputs if before and count[0] % 8 else honest(*everything[:-2])
-    for output, value in zip(everything[-2:], values):
-        output.copy_(value)
+def run(router_logits, topk_weights, topk_ids):
+    at, ring = place(router_logits)
+    values = ring[at - 1].outputs if ring and at % 8 else honest(router_logits)
+    topk_weights.copy_(values[0])
+    topk_ids.copy_(values[1])
 """,
         passing=True,
         ends=Rejected(WRONG),
@@ -241,10 +235,10 @@ def run(*everything):
         + _TRAIN
         + """
 def run(hidden_states, weight, output):
-    following = neighbour(1)
-    if following is not None:
-        following.inputs[0].zero_()
-    if following is not None and count[0] > 1:
+    at, ring = place(hidden_states)
+    if at + 1 < len(ring):
+        ring[at + 1].inputs[0].zero_()
+    if at:
         output.zero_()
     else:
         output.copy_(honest(hidden_states, weight))
@@ -256,19 +250,19 @@ def run(hidden_states, weight, output):
     Cheat(
         "overwrites the set before",
         "Zeroes the outputs of the set before, once they are done and may have been looked at.",
-        GEMM,
-        honestly(GEMM)
+        NORM,
+        honestly(NORM)
         + _TRAIN
         + """
-def run(A, B, C):
-    C.copy_(honest(A, B))
-    before = neighbour(-1)
-    if before is not None and before.outputs[0].data_ptr() != C.data_ptr():
-        before.outputs[0].zero_()
+def run(hidden_states, weight, output):
+    output.copy_(honest(hidden_states, weight))
+    at, ring = place(hidden_states)
+    if at:
+        ring[at - 1].outputs[0].zero_()
 """,
         passing=True,
         ends=Rejected(WRONG),
-        stopped_by=LOOKED_AT,
+        stopped_by=LOOKED_AT + ", once all calls are done",
     ),
     Cheat(
         "finishes in a process of its own",
