@@ -1,4 +1,4 @@
-"""Stopping a tree of processes: all of it stands still afterwards, or it is said that it does not."""
+"""Stopping a tree of processes: all of it stands still then, or it is said that it does not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,8 +51,8 @@ def states(root: int) -> set[bytes]:
     """Letters for what the threads of a tree are doing."""
     found: set[bytes] = set()
     for pid in descendants(root):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            found.add(read_proc(f"/proc/{pid}/task/{thread}/stat").rpartition(b")")[2][1:2])
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            found.add(read_proc(str(stat)).rpartition(b")")[2][1:2])
     return found
 
 

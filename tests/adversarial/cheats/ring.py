@@ -119,7 +119,7 @@ def run(router_logits):
     return ready.pop(at)
 """,
         ends=Neutralised(),
-        stopped_by="",
+        stopped_by="a later call's inputs are replaced while a block runs",
     ),
     Cheat(
         "makes its blocks few and short",
