@@ -15,6 +15,7 @@ import torch
 from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
+from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.compare import compare, find_mismatch
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.intervals import interval, noise
@@ -145,8 +146,8 @@ class Bench:
         profile: Profile,
         rivals: Sequence[Subject],
     ) -> Judged:
-        """Check a prepared candidate on one workload, then time it among its rivals, the reference
-        first."""
+        """Check a prepared candidate on one workload, then time it beside the reference and its
+        other rivals."""
         record = WorkloadEvaluation(
             uuid=workload.uuid, axes=dict(workload.axes), outcome=Outcome.PASSED
         )
@@ -331,11 +332,13 @@ class Bench:
         rivals: Sequence[Subject],
         telemetry: Telemetry | None,
     ) -> _Timed:
-        """Time the candidate among its rivals, and check what its timed calls left.
+        """Time the candidate beside the reference and its rivals, and check what its timed calls
+        left.
 
-        A rival other than the reference that does not run here is left out.
+        A rival that does not run here is left out.
         """
-        usable = list(rivals)
+        # Its child may have been replaced since the checks began.
+        usable = [Subject(REFERENCE, self.trials.reference, stores=True), *rivals]
         lost: dict[str, str] = {}
         while True:
             try:
