@@ -4,8 +4,8 @@
         [--upstream 8] [--nvcc-upstream 2] [--isolated 1] [--stream 64] [--quick] [--cpu]
 
 Eight candidates of each family go through one session of the judge, one after the other, each in
-a fresh sandbox; a candidate's time is the wall time of `session.evaluate`, with the profile that a
-search uses without the `torch.compile` baseline, which flashinfer-bench does not have either. The
+a fresh sandbox; a candidate's time is the wall time of `session.evaluate`, with the profile of a
+search that has no incumbent yet. The
 first is listed apart: it may wait for a sandbox that is still warming up. p50 and p95 are of the
 others; "total / n" is of all.
 
@@ -41,14 +41,13 @@ from busy import Busy, busy_cpu, busy_gpu
 from kernels import gemm, paged_decode, rmsnorm
 from machine import machine_line, quantile, run_program, table, told
 
-from kernel_generator.evaluation.judge import Profile
+from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.evaluation.timing import TimingPlan
 from kernel_generator.evaluation.toolchain import build_environment, gpu_name
 from kernel_generator.generator import local_target, resolve_target
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from kernels.family import Family
 
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.local import LocalSession
 
 SHARE = "share"
-PROFILE = Profile(timing=TimingPlan())
+PROFILE = profiles.search()
 GOAL_S, BAR_S = 1.0, 1.5
 """For the Triton RMSNorm candidates' p50, on an H100."""
 _COMPILED_SHARE = 8
@@ -140,14 +139,17 @@ def main() -> int:
     families = _families(options)
     costs: list[Cost] = []
     streamed: Streamed | None = None
-    with _sessions(families, target) as sessions:
-        for family, session, prepared_s in sessions:
+    with contextlib.ExitStack() as stack:
+        sessions: list[tuple[Family, LocalSession]] = []
+        for family in families:
+            session, prepared_s = _prepared(family, target, stack)
+            sessions.append((family, session))
             if _wanted(options, f"cost-{family.name}"):
                 costs.append(_ours(family, session, prepared_s))
         if _wanted(options, SHARE):
             busy = busy_cpu() if options.cpu else busy_gpu()
             count = 2 * len(sessions) if options.quick else options.stream
-            streamed = _stream([(f, s) for f, s, _ in sessions], count, busy)
+            streamed = _stream(sessions, count, busy)
     for family in families:
         if _wanted(options, f"cost-{family.name}"):
             costs += _upstream(family, options, target)
@@ -184,21 +186,17 @@ def _families(options: argparse.Namespace) -> list[Family]:
 # -- this judge ------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _sessions(
-    families: Sequence[Family], target: Target
-) -> Generator[list[tuple[Family, LocalSession, float]]]:
-    """A prepared session for each family, and the seconds it took."""
-    with contextlib.ExitStack() as stack:
-        opened: list[tuple[Family, LocalSession, float]] = []
-        for family in families:
-            began = time.perf_counter()
-            session = LocalJudge().open(family.task(target))
-            stack.callback(session.close)
-            session.prepare()
-            opened.append((family, session, time.perf_counter() - began))
-            told(f"{family.title}: prepared in {opened[-1][2]:.1f} s")
-        yield opened
+def _prepared(
+    family: Family, target: Target, stack: contextlib.ExitStack
+) -> tuple[LocalSession, float]:
+    """A prepared session, which is closed with the stack, and the seconds it took."""
+    began = time.perf_counter()
+    session = LocalJudge().open(family.task(target))
+    stack.callback(session.close)
+    session.prepare()
+    prepared_s = time.perf_counter() - began
+    told(f"{family.title}: prepared in {prepared_s:.1f} s")
+    return session, prepared_s
 
 
 def _ours(family: Family, session: LocalSession, prepared_s: float) -> Cost:

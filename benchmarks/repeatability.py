@@ -4,7 +4,7 @@
 
 One RMSNorm kernel is judged under `--names` names, `--rounds` times each, with itself as incumbent:
 every evaluation starts a fresh process for it and makes fresh inputs. Its five workloads take about
-3, 6, 20, 80 and 300 us (of the last, rows are computed several times). Counted are the intervals of
+2, 8, 20, 80 and 300 us (of the last, rows are computed several times). Counted are the intervals of
 the speedup over the incumbent that cover 1, the promotions, how far GPU times are from their median
 over all names, and how far from CUPTI's durations of the same kernel in a plain process. For the
 power the incumbent computes some rows once more: as many as make it 3 % slower by CUPTI. Each of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,29 +12,39 @@ from pathlib import Path
 import pytest
 
 from kernel_generator.models.settings import Settings
+from tests.running import NEVER_ENDS, wait_until_one_runs
 from tests.runs.sets import OP_TYPE, a_traceset, write_definition
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = {name.upper() for name in Settings.model_fields}
-# It interrupts whoever waits for it as soon as it runs.
-INTERRUPTS = (
-    "import os, signal\n\ndef run(x):\n    os.kill(os.getppid(), signal.SIGINT)\n"
-    "    while True: pass\n"
-)
+WALKTHROUGH = (sys.executable, ROOT / "examples" / "example.py")
 
 
-def run(folder: Path, *command: object, **keys: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, *command: object, **keys: str) -> subprocess.Popen[str]:
     """A program with no key but those given."""
     environment = {k: v for k, v in os.environ.items() if k not in KEYS and k != "MODEL"}
-    return subprocess.run(
+    return subprocess.Popen(
         [str(word) for word in command],
         cwd=folder,
         env=environment | keys,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=280,
-        check=False,
     )
+
+
+def end(program: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What a program left behind."""
+    try:
+        out, err = program.communicate(timeout=280)
+    finally:
+        program.kill()
+    return subprocess.CompletedProcess(program.args, program.returncode, out, err)
+
+
+def run(folder: Path, *command: object, **keys: str) -> subprocess.CompletedProcess[str]:
+    """`start`, to its end."""
+    return end(start(folder, *command, **keys))
 
 
 # --- make demo -------------------------------------------------------------------------------
@@ -86,7 +97,7 @@ def test_bad_input_is_an_error_of_make(project: Path) -> None:
 
 
 def walk(folder: Path, *paths: object, **keys: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, sys.executable, ROOT / "examples" / "example.py", *paths, **keys)
+    return run(folder, *WALKTHROUGH, *paths, **keys)
 
 
 def test_the_walkthrough_reports_a_bad_path_and_goes_on(tmp_path: Path) -> None:
@@ -104,8 +115,11 @@ def test_the_walkthrough_reports_a_bad_path_and_goes_on(tmp_path: Path) -> None:
 
 def test_the_walkthrough_interrupted_prints_its_statistics(tmp_path: Path) -> None:
     a_traceset(tmp_path / "set")
-    write_definition(tmp_path / "set", reference=INTERRUPTS)
-    done = walk(tmp_path, "set")
+    write_definition(tmp_path / "set", reference=NEVER_ENDS)
+    program = start(tmp_path, *WALKTHROUGH, "set")
+    wait_until_one_runs(program.pid)
+    program.send_signal(signal.SIGINT)
+    done = end(program)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert "Processed: 1, successful: 0" in done.stdout

@@ -27,6 +27,7 @@ from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.tracesets import load_traceset, workloads_of
 from tests.cli.commands import descendants, is_alive
 from tests.desk import a_desk, generator_of, optimize, without_a_gpu
+from tests.running import NEVER_ENDS, ctrl_c_once_one_runs
 from tests.runs.sets import (
     RIGHT,
     WRONG,
@@ -291,14 +292,9 @@ def test_ctrl_c_while_the_reference_runs_stops_at_once_and_leaves_no_process(
     tmp_path: Path,
 ) -> None:
     before = descendants(os.getpid())
-    # It interrupts its judge as soon as it runs, and never ends.
-    never = (
-        "import os, signal\n\ndef run(x):\n    os.kill(os.getppid(), signal.SIGINT)\n"
-        "    while True: pass\n"
-    )
-    write_definition(tmp_path, "scale_add", reference=never)
+    write_definition(tmp_path, "scale_add", reference=NEVER_ENDS)
     desk = a_desk()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_once_one_runs():
         optimize(desk, load_traceset(tmp_path)[0])
     assert [pid for pid in descendants(os.getpid()) - before if is_alive(pid)] == []
     assert desk.model.asked == []

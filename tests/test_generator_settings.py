@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kernel_generator import KernelGenerator
 from kernel_generator.domain.errors import (
@@ -43,12 +45,15 @@ def test_a_definition_without_workloads_is_skipped_with_the_documented_sentence(
     assert str(raised.value) == "No workloads found for definition 'scale_add' - SKIPPING"
 
 
-def test_a_missing_blob_is_named_with_what_to_do(tmp_path: Path) -> None:
-    blob = {"type": "safetensors", "path": "./blob/gone.safetensors", "tensor_key": "x"}
+def test_a_blob_that_does_not_fit_is_named_with_what_is_in_it(tmp_path: Path) -> None:
+    blob = {"type": "safetensors", "path": "./other.safetensors", "tensor_key": "x"}
+    save_file({"x": torch.ones(5)}, tmp_path / "other.safetensors")
     write_definition(tmp_path, "scale_add", sizes=())
     file = tmp_path / "workloads" / OP_TYPE / "scale_add.jsonl"
     file.write_text(workload_line("scale_add", 3, blob) + "\n")
-    with pytest.raises(NoWorkloads, match=r"\./blob/gone\.safetensors, which is missing: download"):
+    with pytest.raises(
+        NoWorkloads, match=r"other\.safetensors is torch\.float32 \[5\], the workload"
+    ):
         optimize(a_desk(), load_traceset(tmp_path)[0])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from flashinfer_bench import TraceSet
+from safetensors.torch import save_file
 
 from kernel_generator import load_traceset
 from kernel_generator.runs.saving import save_solution
@@ -192,22 +194,50 @@ def test_a_set_without_its_blobs_is_listed_whole(shell: Shell, without_blobs: Pa
     assert found == {"captured": 2, "mixed": 2, "scale_add": 1}
 
 
-def test_a_definition_whose_blobs_are_all_missing_is_said_with_what_to_do(
+@pytest.mark.parametrize(("name", "count"), [("captured", 2), ("mixed", 1)])
+def test_inputs_made_up_for_missing_blobs_are_told_beside_the_result(
+    shell: Shell, without_blobs: Path, name: str, count: int
+) -> None:
+    ran = shell.run("evaluate", without_blobs, "-d", name, "-t", "V100", "-s", "k.py")
+    assert ran.code == 0
+    assert "CORRECT_NOT_MEASURED" in ran.out
+    assert f"synthetic values for 'x' on {count} of 2 workloads" in ran.out
+
+
+@pytest.mark.slow
+def test_no_trace_is_written_of_workloads_with_inputs_made_up(
     shell: Shell, without_blobs: Path
 ) -> None:
-    ran = shell.run("evaluate", without_blobs, "-d", "captured", "-t", "V100", "-s", "k.py")
-    assert ran.code == 2
-    assert "none of the workloads of 'captured' can be run here" in ran.errors[0]
-    assert "gone.safetensors, which is missing: download the trace set together" in ran.errors[0]
+    path, _ = save_solution(a_solution(definition="mixed"), load_traceset(without_blobs)[0], None)
+    asked = ("evaluate", without_blobs, "-d", "mixed", "-t", "CPU", "-s", path)
+    ran = shell.run(*asked, "--save-traces")
+    assert "1 traces were appended" in ran.err
+    [trace] = TraceSet.from_path(str(without_blobs)).traces["mixed"]
+    assert trace.workload.uuid == "n4"
 
 
 def test_workloads_that_could_not_be_run_are_told_beside_the_result(
     shell: Shell, without_blobs: Path
 ) -> None:
+    blob = without_blobs / "blob" / "workloads" / "gone.safetensors"
+    blob.parent.mkdir(parents=True)
+    save_file({"x": torch.ones(5)}, blob)
     ran = shell.run("evaluate", without_blobs, "-d", "mixed", "-t", "V100", "-s", "k.py")
     assert ran.code == 0
     assert "CORRECT_NOT_MEASURED" in ran.out
     assert "1 of 2 workloads cannot be run here: " in ran.out
+    assert "the workload says torch.float32 [3]" in ran.out
+
+
+def test_a_definition_none_of_whose_blobs_fits_is_bad_input(
+    shell: Shell, without_blobs: Path
+) -> None:
+    blob = without_blobs / "blob" / "workloads" / "gone.safetensors"
+    blob.parent.mkdir(parents=True)
+    save_file({"x": torch.ones(5)}, blob)
+    ran = shell.run("evaluate", without_blobs, "-d", "captured", "-t", "V100", "-s", "k.py")
+    assert ran.code == 2
+    assert "none of the workloads of 'captured' can be run here" in ran.errors[0]
 
 
 def test_definitions_that_lack_no_blob_are_judged_as_ever(
@@ -215,4 +245,4 @@ def test_definitions_that_lack_no_blob_are_judged_as_ever(
 ) -> None:
     ran = shell.run("evaluate", without_blobs, "-d", "scale_add", "-t", "V100", "-s", "k.py")
     assert ran.code == 0
-    assert "cannot be run" not in ran.out
+    assert "synthetic" not in ran.out

@@ -8,7 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from flashinfer_bench import TraceSet
+from safetensors.torch import save_file
 
 from tests.cli.commands import KEY, UNTIMED, Shell, at, descendants, is_alive, start, then
 from tests.loopback import LoopbackServer, fails, says, says_nothing, stalls_midway
@@ -146,9 +148,10 @@ def test_a_provider_that_is_down_for_every_definition_exits_3(shell: Shell, tmp_
 
 
 def test_results_judged_on_some_workloads_only_are_told_so(shell: Shell, tmp_path: Path) -> None:
-    gone = {"type": "safetensors", "path": "./blob/gone.safetensors", "tensor_key": "x"}
+    odd = {"type": "safetensors", "path": "./other.safetensors", "tensor_key": "x"}
+    save_file({"x": torch.ones(5)}, tmp_path / "set" / "other.safetensors")
     with (tmp_path / "set" / "workloads" / OP_TYPE / "scale_add.jsonl").open("a") as file:
-        file.write(workload_line("scale_add", 64, gone) + "\n")
+        file.write(workload_line("scale_add", 64, odd) + "\n")
     with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("optimize", "set", *at(server), *UNTIMED)
     assert ran.code == 0
@@ -157,3 +160,15 @@ def test_results_judged_on_some_workloads_only_are_told_so(shell: Shell, tmp_pat
     [saved] = (tmp_path / "set" / "solutions").rglob("*.json")
     origin = json.loads(json.loads(saved.read_text())["description"].splitlines()[-1])
     assert origin["workloads"] == "1 of 2"
+
+
+def test_results_on_inputs_made_up_for_missing_blobs_are_told_so(
+    shell: Shell, tmp_path: Path
+) -> None:
+    gone = {"type": "safetensors", "path": "./blob/gone.safetensors", "tensor_key": "x"}
+    with (tmp_path / "set" / "workloads" / OP_TYPE / "scale_add.jsonl").open("a") as file:
+        file.write(workload_line("scale_add", 64, gone) + "\n")
+    with LoopbackServer([says(RIGHT)]) as server:
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED)
+    assert ran.code == 0
+    assert "scale_add: synthetic values for 'x' on 1 of 2 workloads" in ran.out

@@ -46,7 +46,7 @@ def finalist(
         for child, one in ((reference, reference_solution(what)), (worker, solution)):
             answer = child.prepare(order(one), limits.build_s)
             assert isinstance(answer, Done), answer
-        trials = Trials(what, device, limits, reference, seed=1)
+        trials = Trials(what, device, limits, reference, seed=1, revive=lambda: None)
         stores = not solution.spec.destination_passing_style
         yield Finalist(
             task=what,

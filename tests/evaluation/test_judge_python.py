@@ -202,17 +202,35 @@ class TestWhatOnlyLooksFast:
         assert judged(session, source, BRIEF).outcome is Outcome.INPUT_MODIFIED
 
     def test_an_answer_sent_ahead_of_the_call_does_not_count(self, session: LocalSession) -> None:
+        # Two at once, of which the judge reads one, and only once the output is there: the other
+        # is all that tells.
         source = (
             "import socket, sys\nfrom kernel_generator.sandbox import wire\n"
             "channel, n = socket.socket(fileno=int(sys.argv[1])), []\n"
-            "def run(x):\n"
+            "out, back = socket.socketpair()\n"
+            "wire.send(out, 101, wire.DONE.pack(1, 0.0, 0.0))\n"
+            "answer = back.recv(1000)\n"
+            "def run(x, y):\n"
             "    n.append(1)\n"
-            "    if len(n) == 6: wire.send(channel, 101, wire.DONE.pack(1, 0.0, 0.0))\n"
-            "    return x * 2\n"
+            "    y.copy_(x * 2)\n"
+            "    if len(n) == 4: channel.sendall(answer * 2)\n"
         )
-        found = judged(session, source, BRIEF)
+        found = session.evaluate(solution(source, passing=True), BRIEF)
         assert found.outcome is Outcome.TAMPERED
         assert "answered more often" in found.message
+
+    def test_an_output_that_follows_its_answer_is_seen(self, session: LocalSession) -> None:
+        source = (
+            "import socket, sys, time\nfrom kernel_generator.sandbox import wire\n"
+            "channel, n = socket.socket(fileno=int(sys.argv[1])), []\n"
+            "def run(x):\n"
+            "    n.append(1)\n"
+            "    if len(n) > 3:\n"
+            "        wire.send(channel, 101, wire.DONE.pack(1, 0.0, 0.0))\n"
+            "        time.sleep(0.2)\n"
+            "    return x * 2\n"
+        )
+        assert not judged(session, source, BRIEF).outcome.is_result
 
 
 def test_a_candidate_that_empties_the_shared_memory_does_not_take_the_judge_along(

@@ -1,9 +1,7 @@
-"""What a session does beside judging one kernel: references, workloads, baselines, its end."""
+"""What a session does beside judging one kernel: references, workloads, baselines, Ctrl-C."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,11 +10,12 @@ import torch
 from flashinfer_bench.data import SafetensorsInput, Workload
 from safetensors.torch import save_file
 
-from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed, SandboxError
+from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.baselines import Baseline, default_baselines
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
+from tests.cli.commands import is_alive
 from tests.evaluation.judging import (
     BRIEF,
     CORRECTNESS,
@@ -27,6 +26,7 @@ from tests.evaluation.judging import (
     task,
     workload,
 )
+from tests.running import NEVER_ENDS, children, ctrl_c_once_one_runs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -42,19 +42,6 @@ RIGHT = solution("def run(x):\n    return x * 2\n")
 
 def with_reference(source: str) -> Definition:
     return DOUBLE.model_copy(update={"reference": source})
-
-
-def children() -> list[str]:
-    """Processes that this one started and that are still there."""
-    found: list[str] = []
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
-        try:
-            with open(f"/proc/{name}/stat") as stat:  # noqa: PTH123
-                if int(stat.read().rpartition(")")[2].split()[1]) == os.getpid():
-                    found.append(name)
-        except OSError:
-            continue
-    return found
 
 
 class TestAReferenceThatDoesNotRunHere:
@@ -87,9 +74,10 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
         described = SafetensorsInput(path=path, tensor_key="x")
         return Workload(axes={"n": 3}, inputs={"x": described}, uuid=uuid)
 
-    searched = [captured("here", "here.safetensors"), captured("gone", "gone.safetensors")]
+    save_file({"x": torch.ones(4, 64)}, root / "other.safetensors")
+    searched = [captured("here", "here.safetensors"), captured("odd", "other.safetensors")]
     with opened(task(searched=searched, root=root)) as session:
-        assert [u.workload.uuid for u in session.opened.unusable] == ["gone"]
+        assert [u.workload.uuid for u in session.opened.unusable] == ["odd"]
         assert list(session.opened.floors) == ["here"]
         return session.evaluate(RIGHT, BRIEF)
 
@@ -102,7 +90,7 @@ class TestWorkloadsThatCannotBeRun:
 
     def test_are_told(self, evaluation: Evaluation) -> None:
         assert "1 of 2 workloads cannot be run here" in evaluation.message
-        assert "gone.safetensors, which is missing" in evaluation.message
+        assert "other.safetensors is torch.float32 [4, 64]" in evaluation.message
 
     def test_do_not_count_in_the_mean(self, evaluation: Evaluation) -> None:
         assert evaluation.speedup is not None
@@ -111,13 +99,23 @@ class TestWorkloadsThatCannotBeRun:
 
 
 def test_a_definition_without_a_usable_workload_is_refused(tmp_path: Path) -> None:
-    described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
-    only = Workload(axes={"n": 3}, inputs={"x": described}, uuid="gone")
+    save_file({"x": torch.ones(4, 64)}, tmp_path / "other.safetensors")
+    described = SafetensorsInput(path="other.safetensors", tensor_key="x")
+    only = Workload(axes={"n": 3}, inputs={"x": described}, uuid="odd")
     with (
-        pytest.raises(NoWorkloads, match=r"'double' can be run here: .*which is missing"),
+        pytest.raises(NoWorkloads, match=r"'double' can be run here: .* is torch.float32 \[4, "),
         opened(task(searched=[only], root=tmp_path)),
     ):
         pass
+
+
+def test_inputs_whose_captured_file_is_missing_are_made_up_and_named(tmp_path: Path) -> None:
+    described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
+    only = Workload(axes={"n": 3}, inputs={"x": described}, uuid="gone")
+    with opened(task(searched=[only], root=tmp_path)) as session:
+        found = session.evaluate(RIGHT, BRIEF)
+    assert found.outcome is Outcome.PASSED
+    assert [w.synthetic for w in found.workloads] == [("x",)]
 
 
 def test_a_workload_larger_than_memory_is_told_as_such() -> None:
@@ -181,6 +179,23 @@ def test_a_workload_too_slow_for_the_reference_is_skipped_and_the_rest_is_judged
         "after": Outcome.PASSED,
     }
     assert "the reference fails: a call took longer than 1 s" in found.message
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "torch.get_default_dtype() is torch.float64",
+        "torch.get_default_dtype() is torch.float32 and torch._C._len_torch_dispatch_stack()",
+    ],
+    ids=["in double precision", "while operations are counted"],
+)
+def test_a_reference_that_dies_of_more_than_an_ordinary_call_is_replaced(when: str) -> None:
+    reference = f"import os, torch\ndef run(x):\n    if {when}: os._exit(1)\n    return x * 2\n"
+    what = task(with_reference(reference), [workload("s", n=5), workload("t", n=6)])
+    with opened(what) as session:
+        assert session.opened.unusable == ()
+        found = session.evaluate(RIGHT, BRIEF)
+    assert [w.outcome for w in found.workloads] == [Outcome.PASSED, Outcome.PASSED]
 
 
 def test_a_searched_workload_that_kills_the_reference_is_told_as_unusable() -> None:
@@ -294,70 +309,8 @@ class TestSessions:
         assert outcomes == [Outcome.PASSED, Outcome.PASSED]
 
     def test_that_are_interrupted_stop_the_candidate_and_go_on(self, session: LocalSession) -> None:
-        idle = children()
-        source = "import os\ndef run(x):\n    os.kill(os.getppid(), 2)\n    while True: pass\n"
-        with pytest.raises(KeyboardInterrupt):
-            session.evaluate(solution(source), CORRECTNESS)
-        # The candidate was one of the idle: the child that had been started ahead of need.
-        assert len(children()) == len(idle) - 1
+        with pytest.raises(KeyboardInterrupt), ctrl_c_once_one_runs() as running:
+            session.evaluate(solution(NEVER_ENDS), CORRECTNESS)
+        [candidate] = running
+        assert not is_alive(candidate)
         assert session.evaluate(RIGHT, CORRECTNESS).outcome.is_result
-
-    def test_end_at_once_when_closed_from_another_thread(self) -> None:
-        before = children()
-        session = LocalJudge(Limits()).open(task())
-        session.prepare()
-        started, raised = threading.Event(), list[BaseException]()
-
-        def judge() -> None:
-            started.set()
-            try:
-                session.evaluate(solution("def run(x):\n    while True: pass\n"), CORRECTNESS)
-            except SandboxError as error:
-                raised.append(error)
-
-        thread = threading.Thread(target=judge)
-        thread.start()
-        started.wait()
-        session.close()
-        thread.join(timeout=30)
-        assert not thread.is_alive()
-        assert "closed" in str(raised[0])
-        assert children() == before
-
-    def test_end_at_once_when_closed_while_the_reference_runs(self) -> None:
-        before = children()
-        never = (
-            "import os, signal\ndef run(x):\n    os.kill(os.getppid(), signal.SIGUSR1)\n"
-            "    while True: pass\n"
-        )
-        session = LocalJudge(Limits()).open(task(with_reference(never)))
-        raised = list[BaseException]()
-        told, tell = os.pipe()
-        old = signal.signal(signal.SIGUSR1, lambda *_: os.write(tell, b"it runs"))
-
-        def prepare() -> None:
-            try:
-                session.prepare()
-            except SandboxError as error:
-                raised.append(error)
-
-        thread = threading.Thread(target=prepare)
-        thread.start()
-        try:
-            assert os.read(told, 7) == b"it runs"
-            session.close()
-            thread.join(timeout=30)
-        finally:
-            signal.signal(signal.SIGUSR1, old)
-            os.close(told)
-            os.close(tell)
-        assert not thread.is_alive()
-        assert "closed" in str(raised[0])
-        assert children() == before
-
-    def test_may_be_closed_twice(self) -> None:
-        session = LocalJudge(TINY).open(task())
-        session.close()
-        session.close()
-        with pytest.raises(SandboxError, match="closed"):
-            session.evaluate(RIGHT, CORRECTNESS)

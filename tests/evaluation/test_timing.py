@@ -38,6 +38,7 @@ LAYOUT = Layout.plan(0, (Place("x", "float32", (8,)),), (Place("y", "float32", (
 TRIP_S = 1e-4
 """What an order and its answer take."""
 FLUSH_S, EVENTS_S = 85e-6, 2.6e-6
+NOISE_S = 1e-3
 
 
 @dataclass
@@ -48,7 +49,10 @@ class Simulated:
     claims_s: float | None = None
     waits: bool = False
     """It waits for the device within a call, so that it cannot be queued."""
+    noisy_trains: int = 0
+    """So many queued trains of calls end late by the judge's clock, through no fault of it."""
     dies_after: int = 10**9
+    queued: int = 0
     freezes: int = 0
     trains: list[TrainOrder] = field(default_factory=list["TrainOrder"])
 
@@ -90,6 +94,9 @@ class Simulated:
         took = 0.9e-6 if empty else self.device_s
         said = took if empty or self.claims_s is None else self.claims_s
         wall = TRIP_S + order.count * (FLUSH_S + took + EVENTS_S)
+        if not empty:
+            self.queued += 1
+            wall += NOISE_S if self.queued <= self.noisy_trains else 0.0
         claimed_ns = order.count * (said + EVENTS_S) * 1e9
         return Done(wall, claimed_ns, gated=not self.waits)
 
@@ -171,6 +178,23 @@ class TestOnAGpu:
         liar = on_gpu("candidate", Simulated(20e-6, claims_s=claim))
         with pytest.raises(ClaimContradicted, match="candidate claims"):
             timed(liar, on_gpu("reference", Simulated(40e-6)))
+
+    def test_an_honest_claim_that_a_spell_of_noise_contradicts_is_borne_out_later(self) -> None:
+        # One train to warm up, three blocks, and then some of those that are added.
+        honest = Simulated(20e-6, noisy_trains=8)
+        rounds = Quiet()
+        found = timed(
+            on_gpu("candidate", honest), on_gpu("reference", Simulated(40e-6)), rounds=rounds
+        )
+        assert found["candidate"].per_call_s.tolist() == pytest.approx([20e-6] * 3)
+        assert honest.queued == 8 + 1
+        assert len(rounds.prepared) == 1 + rounds.inspected == 1 + 3 + 5
+
+    def test_a_lie_is_told_from_a_spell_of_noise_that_does_not_end(self) -> None:
+        liar = Simulated(20e-6, claims_s=10e-6)
+        with pytest.raises(ClaimContradicted, match=r"claims 12\.60 us .* leaves 22\.60 us"):
+            timed(on_gpu("candidate", liar), on_gpu("reference", Simulated(40e-6)))
+        assert liar.queued == 1 + 3 + 15
 
     @pytest.mark.parametrize("claim", [-1.0, float("nan"), float("inf"), 1e3, -EVENTS_S], ids=str)
     def test_a_claim_that_cannot_be_is_contradicted(self, claim: float) -> None:

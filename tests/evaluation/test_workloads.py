@@ -23,6 +23,13 @@ def workloads(sizes: list[int]) -> list[Workload]:
     return [workload(f"w{i}", n=n) for i, n in enumerate(sizes)]
 
 
+def captured_and_gone(sizes: list[int]) -> list[Workload]:
+    described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
+    return [
+        Workload(axes={"n": n}, inputs={"x": described}, uuid=f"g{i}") for i, n in enumerate(sizes)
+    ]
+
+
 class TestSplit:
     @given(SIZES, st.randoms())
     def test_does_not_depend_on_the_order(self, sizes: list[int], random: object) -> None:
@@ -55,13 +62,24 @@ class TestSplit:
         searched, held_out = split_workloads(DOUBLE, [odd, *workloads([1, 2])])
         assert odd in (*searched, *held_out)
 
-    def test_searches_on_what_can_be_run_before_what_cannot(self, tmp_path: Path) -> None:
-        described = SafetensorsInput(path="gone.safetensors", tensor_key="x")
-        gone = [Workload(axes={"n": 9}, inputs={"x": described}, uuid=f"g{i}") for i in range(4)]
+    def test_searches_on_captured_values_before_what_is_made_up(self, tmp_path: Path) -> None:
+        gone = captured_and_gone([9, 9, 9, 9])
         here = workloads([1, 2, 3, 4, 5])
         searched, held_out = split_workloads(DOUBLE, [*gone, *here], tmp_path)
         assert {w.uuid for w in searched} < {w.uuid for w in here}
         assert list(held_out[-4:]) == gone
+
+    def test_spreads_over_the_sizes_where_all_is_made_up(self, tmp_path: Path) -> None:
+        gone = captured_and_gone([3, 6, 1, 5, 7, 2, 4])
+        searched, _ = split_workloads(DOUBLE, gone, tmp_path)
+        assert [w.axes["n"] for w in searched] == [1, 3, 5, 7]
+
+    def test_fills_up_with_what_is_made_up_before_what_does_not_fit(self, tmp_path: Path) -> None:
+        odd = Workload(axes={"other": 3}, inputs={"x": RandomInput()}, uuid="odd")
+        some = [odd, *captured_and_gone([5, 6, 7]), *workloads([8, 9])]
+        searched, held_out = split_workloads(DOUBLE, some, tmp_path)
+        assert [w.axes.get("n") for w in searched] == [8, 9, 5, 7]
+        assert [w.axes.get("n") for w in held_out] == [6, None]
 
 
 class TestFloor:

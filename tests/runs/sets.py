@@ -108,6 +108,7 @@ def an_evaluation(
     speedup: float = 2.0,
     sizes: tuple[int, ...] = (3, 64),
     complete: bool = True,
+    promoted: bool | None = None,
     absolute: float = 0.25,
     relative: float = 0.5,
 ) -> Evaluation:
@@ -131,6 +132,7 @@ def an_evaluation(
         workloads=records,
         speedup=exactly(speedup) if measured else None,
         baselines={"reference": exactly(speedup)} if measured else {},
+        promoted=promoted if measured else None,
         device=Device(kind="cpu", name="a CPU"),
         complete=complete and outcome.is_result,
     )
@@ -143,6 +145,7 @@ def an_attempt(
     purpose: Purpose = Purpose.DRAFT,
     speedup: float = 2.0,
     complete: bool = True,
+    promoted: bool | None = None,
 ) -> Attempt:
     """An attempt as the engine records it, with a candidate where its outcome speaks of one."""
     proposal = Proposal(purpose, number, parent=None if purpose is Purpose.DRAFT else 0)
@@ -153,7 +156,7 @@ def an_attempt(
         None,
         outcome,
         candidate=Candidate(a_solution(f"s{number}"), proposal),
-        evaluation=an_evaluation(outcome, speedup=speedup, complete=complete),
+        evaluation=an_evaluation(outcome, speedup=speedup, complete=complete, promoted=promoted),
     )
 
 

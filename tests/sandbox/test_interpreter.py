@@ -83,6 +83,45 @@ def test_a_product_of_matrices_is_right_in_every_format(worker: Worker, dtype: s
     assert bool((product == 32).all())
 
 
+def test_a_loop_may_run_to_a_value_that_the_kernel_loads(worker: Worker) -> None:
+    # Loaded, it is a tensor: 1 + 1 + 1, twice.
+    body = "for _ in range((tl.load(x) * 2).to(tl.int32)): v += 1"
+    answer, tripled = run(worker, doubling(body))
+    assert isinstance(answer, Done), answer
+    assert bool((tripled == 6).all())
+
+
+# A step of bfloat16 between 1 and 2 is 2 ** -7. Casting cuts off to 1 what rounds to 1 + 2 ** -7.
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        ("1.005859375", 1.0078125),
+        ("1.00390625", 1.0),
+        ("1.01171875", 1.015625),
+        ("-1.005859375", -1.0078125),
+        ("3.4e38", float("inf")),
+        ("float('inf')", float("inf")),
+        ("1.001953125", 1.0),
+    ],
+    ids=["up", "tie to even below", "tie to even above", "negative", "overflow", "inf", "down"],
+)
+def test_float32_is_rounded_to_the_nearest_bfloat16(
+    worker: Worker, value: str, rounded: float
+) -> None:
+    answer, found = run(
+        worker, doubling(f"v = ((v * 0 + {value}).to(tl.bfloat16)).to(tl.float32) / 2")
+    )
+    assert isinstance(answer, Done), answer
+    assert bool((found == rounded).all())
+
+
+def test_not_a_number_stays_one_in_bfloat16(worker: Worker) -> None:
+    body = "v = (v * 0 + float('nan')).to(tl.bfloat16).to(tl.float32)"
+    answer, found = run(worker, doubling(body))
+    assert isinstance(answer, Done), answer
+    assert bool(found.isnan().all())
+
+
 @pytest.mark.parametrize("first", [32, 128])
 def test_an_autotuned_kernel_runs_its_first_configuration(worker: Worker, first: int) -> None:
     second = 160 - first

@@ -102,3 +102,14 @@ def test_unasked_answers_are_heard(pair: tuple[socket.socket, socket.socket]) ->
     assert wire.is_silent(judge)
     wire.send(child, wire.Kind.DONE)
     assert not wire.is_silent(judge)
+
+
+def test_a_channel_that_was_closed_keeps_nobody_waiting(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    judge, _ = pair
+    assert not wire.is_ready(judge, 0.0)
+    judge.close()
+    assert wire.is_ready(judge, 60.0)
+    with pytest.raises(wire.ChannelClosed):
+        wire.receive_answer(judge, 60.0)

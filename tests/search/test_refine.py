@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
-from kernel_generator.search.ranking import best_index, searched_speedup
+from kernel_generator.search.ranking import best_index
 from kernel_generator.search.refine import MAX_REPAIRS, Refine
 from tests.runs.sets import an_attempt
 
@@ -43,6 +44,7 @@ histories = st.lists(
         purpose=st.sampled_from(Purpose),
         speedup=st.floats(0.01, 100.0),
         complete=st.booleans(),
+        promoted=st.sampled_from([None, True, False]),
     ),
     max_size=12,
 )
@@ -126,16 +128,31 @@ def test_nothing_incomplete_beats_what_passed_everywhere(history: list[Attempt])
         assert evaluation.complete
 
 
+@pytest.mark.parametrize(("promoted", "best"), [(True, 1), (False, 0)])
+def test_what_was_measured_beside_the_incumbent_is_best_where_it_was_promoted(
+    promoted: bool, best: int
+) -> None:
+    # However fast each was beside the reference: that is another measurement.
+    faster_then = an_attempt(PASSED, speedup=1.0 if promoted else 9.0, promoted=promoted)
+    assert best_index([an_attempt(PASSED, speedup=2.0), faster_then]) == best
+
+
+@given(histories)
+def test_a_promoted_complete_result_is_best_until_another_one_is(history: list[Attempt]) -> None:
+    winner = an_attempt(PASSED, promoted=True)
+    loser = an_attempt(PASSED, speedup=1000.0, promoted=False)
+    assert best_index([*history, winner, loser]) == len(history)
+
+
+def test_what_the_incumbent_could_not_be_run_beside_is_compared_by_the_reference() -> None:
+    history = [an_attempt(PASSED, speedup=s) for s in (2.0, 3.0, 2.5)]
+    assert best_index(history) == 1
+
+
 def test_of_two_equally_fast_the_earlier_is_best() -> None:
     assert best_index(played([PASSED, PASSED], [2.0, 2.0])) == 0
 
 
-def test_speed_is_compared_on_the_workloads_that_both_were_tried_on() -> None:
-    attempt = an_attempt(PASSED, speedup=4.0)
-    assert searched_speedup(attempt, frozenset({"n3"})) is not None
-    assert searched_speedup(attempt, frozenset({"elsewhere"})) is None
-
-
-def test_what_was_not_measured_has_no_speedup() -> None:
-    assert searched_speedup(an_attempt(Outcome.CORRECT_NOT_MEASURED)) is None
-    assert searched_speedup(an_attempt(Outcome.EMPTY_REPLY)) is None
+def test_what_was_measured_beats_what_was_not() -> None:
+    unmeasured = an_attempt(Outcome.CORRECT_NOT_MEASURED)
+    assert best_index([unmeasured, an_attempt(PASSED), unmeasured]) == 1

@@ -98,6 +98,7 @@ def evaluate_file(
     for line in (
         figures.comparison(evaluation),
         figures.timers(evaluation),
+        figures.synthetic(evaluation),
         *figures.unusable(evaluation),
     ):
         if line:

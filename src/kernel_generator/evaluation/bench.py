@@ -6,6 +6,7 @@ told as the candidate's.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ import torch
 from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
+from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.compare import compare, find_mismatch
 from kernel_generator.evaluation.inputs import InputsUnavailable
-from kernel_generator.evaluation.intervals import interval, noise
+from kernel_generator.evaluation.intervals import Ratio, interval, noise
 from kernel_generator.evaluation.memory import is_untouched, poison, trespass
 from kernel_generator.evaluation.rounds import Looked, Ring
 from kernel_generator.evaluation.timing import (
@@ -39,9 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from flashinfer_bench import Workload
-    from numpy.typing import NDArray
 
     from kernel_generator.domain.evaluation import Interval, Mismatch
     from kernel_generator.domain.task import Task
@@ -85,8 +85,8 @@ class Judged:
     """The record of one workload, with the raw ratios for the mean over workloads."""
 
     record: WorkloadEvaluation
-    ratios: dict[str, NDArray[np.float64]] = field(default_factory=dict[str, "NDArray[np.float64]"])
-    """Baseline time / candidate time, one figure a block."""
+    ratios: dict[str, Ratio] = field(default_factory=dict[str, Ratio])
+    """By baseline."""
     lost: dict[str, str] = field(default_factory=dict[str, str])
     """Baselines that could not be timed here, and why."""
     skipped: bool = False
@@ -137,6 +137,7 @@ class Bench:
         self._limits = limits
         self.trials = trials
         self._parties: dict[tuple[int, str], Party] = {}
+        self._around_s: list[float] = []
 
     def judge(
         self,
@@ -145,8 +146,8 @@ class Bench:
         profile: Profile,
         rivals: Sequence[Subject],
     ) -> Judged:
-        """Check a prepared candidate on one workload, then time it among its rivals, the reference
-        first."""
+        """Check a prepared candidate on one workload, then time it beside the reference and its
+        other rivals."""
         record = WorkloadEvaluation(
             uuid=workload.uuid, axes=dict(workload.axes), outcome=Outcome.PASSED
         )
@@ -338,11 +339,13 @@ class Bench:
         rivals: Sequence[Subject],
         telemetry: Telemetry | None,
     ) -> _Timed:
-        """Time the candidate among its rivals, and check what its timed calls left.
+        """Time the candidate beside the reference and its rivals, and check what its timed calls
+        left.
 
-        A rival other than the reference that does not run here is left out.
+        A rival that does not run here is left out.
         """
-        usable = list(rivals)
+        # Its child may have been replaced since the checks began.
+        usable = [Subject(REFERENCE, self.trials.reference, stores=True), *rivals]
         lost: dict[str, str] = {}
         while True:
             try:
@@ -381,7 +384,7 @@ class Bench:
                 telemetry.take()
 
         ring = Ring(self.trials, case.workload, mine, parties[1], judge)
-        clock = Clock(parties[1], plan, ring)
+        clock = Clock(parties[1], plan, ring, self._around_s)
         series = time_together(parties, plan, ring, clock)
         clock.check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs))
         return _Timed(series, clock.call_time(mine))
@@ -505,7 +508,10 @@ def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluat
 def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Judged:
     mine = timed.series[_CANDIDATE]
     others = {n: s for n, s in timed.series.items() if n not in (_CANDIDATE, ITSELF)}
-    ratios = {n: s.per_call_s / mine.per_call_s for n, s in others.items()}
+    ratios = {
+        n: Ratio(s.per_call_s / mine.per_call_s, math.hypot(s.unseen, mine.unseen))
+        for n, s in others.items()
+    }
     itself = timed.series.get(ITSELF)
     timing = _timing(mine).model_copy(update={"call_us": timed.call_us, "first_call_us": first_us})
     return Judged(
@@ -513,7 +519,7 @@ def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Jud
             update={
                 "timing": timing,
                 "baselines": {n: _timing(s) for n, s in others.items()},
-                "speedups": {n: interval(r) for n, r in ratios.items()},
+                "speedups": {n: interval(r.samples, r.unseen) for n, r in ratios.items()},
                 "noise": None if itself is None else noise(itself.per_call_s, mine.per_call_s),
             }
         ),
@@ -537,7 +543,7 @@ def _refuse_the_impossible(record: WorkloadEvaluation) -> None:
 
 def _timing(series: Series) -> Timing:
     return Timing(
-        device_us=interval(series.per_call_s * 1e6),
+        device_us=interval(series.per_call_s * 1e6, series.unseen),
         timer=series.timer,
         host_bound=series.host_bound,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,25 +22,44 @@ _COVERED = (0.5, 99.5)
 (simulated, normal samples with and without spikes)."""
 
 
-def interval(samples: NDArray[np.float64]) -> Interval:
-    """The median with its bootstrap 95 % interval."""
+@dataclass(frozen=True)
+class Ratio:
+    """A baseline's times over a candidate's on one workload."""
+
+    samples: NDArray[np.float64]
+    """One a block."""
+    unseen: float = 0.0
+    """A further uncertainty that no number of blocks shows: half a 95 % interval, as a share."""
+
+
+def interval(samples: NDArray[np.float64], unseen: float = 0.0) -> Interval:
+    """The median with its bootstrap 95 % interval, widened by what is unseen (see `Ratio`)."""
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(samples), (_RESAMPLES, len(samples)))
     low, high = np.percentile(np.median(samples[picks], axis=1), _COVERED)
-    return Interval(value=float(np.median(samples)), low=float(low), high=float(high))
+    return _widened(float(np.median(samples)), float(low), float(high), unseen)
 
 
-def geometric_mean(ratios: Sequence[NDArray[np.float64]]) -> Interval:
+def geometric_mean(ratios: Sequence[Ratio]) -> Interval:
     """Geometric mean over workloads of the median per-block ratio, bootstrapped over blocks."""
     rng = np.random.default_rng(0)
-    logs = [np.log(r) for r in ratios]
+    logs = [np.log(r.samples) for r in ratios]
     value = float(np.exp(np.mean([np.median(one) for one in logs])))
     draws = np.zeros(_RESAMPLES)
     for one in logs:
         picks = rng.integers(0, len(one), (_RESAMPLES, len(one)))
         draws += np.median(one[picks], axis=1)
     low, high = np.exp(np.percentile(draws / len(logs), _COVERED))
-    return Interval(value=value, low=float(low), high=float(high))
+    unseen = math.hypot(*(r.unseen for r in ratios)) / len(ratios)
+    return _widened(value, float(low), float(high), unseen)
+
+
+def _widened(value: float, low: float, high: float, unseen: float) -> Interval:
+    """Both uncertainties together, as independent ones add up."""
+    if unseen and min(value, low) > 0.0:
+        low = value * math.exp(-math.hypot(math.log(value / low), unseen))
+        high = value * math.exp(math.hypot(math.log(high / value), unseen))
+    return Interval(value=value, low=low, high=high)
 
 
 def noise(itself: NDArray[np.float64], mine: NDArray[np.float64]) -> float:

@@ -24,7 +24,7 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
-from kernel_generator.evaluation.baselines import REFERENCE, reference_solution
+from kernel_generator.evaluation.baselines import reference_solution
 from kernel_generator.evaluation.bench import Bench, Subject
 from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.certification import certify
@@ -115,7 +115,14 @@ class LocalSession:
         self._library = self._held.enter_context(nvml()) if device != "cpu" else None
         self._looked_up, self._processes = 0.0, frozenset[int]()
         self._rivals = Rivals(task, self._pool, self._order, limits)
-        self._trials = Trials(task, device, limits, self._pool.start(), secrets.randbits(62))
+        self._trials = Trials(
+            task,
+            device,
+            limits,
+            self._pool.start(),
+            secrets.randbits(62),
+            self._revive_reference,
+        )
         self._bench = Bench(task, limits, self._trials, self._timing)
         self._pool.replenish()
         self.opened = Opened(device=device)
@@ -321,8 +328,7 @@ class LocalSession:
     ) -> None:
         for workload in workloads:
             self._revive_reference()
-            reference = Subject(REFERENCE, self._trials.reference, stores=True)
-            among = [reference, *(rival for rival in rivals if rival.worker.alive)]
+            among = [rival for rival in rivals if rival.worker.alive]
             tally.add(self._bench.judge(subject, workload, profile, among))
             if tally.failure is not None:
                 return

@@ -12,7 +12,8 @@ import threading
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from flashinfer_bench.data import SupportedLanguages
 
@@ -25,6 +26,8 @@ from kernel_generator.sandbox.wire import COMPILES, PRELOADED
 from kernel_generator.sandbox.worker import WarmOrder, Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kernel_generator.domain.task import Task
     from kernel_generator.sandbox.bounds import Bounds
     from kernel_generator.sandbox.isolation import Isolation
@@ -33,8 +36,12 @@ _WARM_S = 120.0
 _MOST_SPARES = 8
 _CORES_A_SPARE = 2
 """Imports and first launches keep a core busy for seconds; candidates come about once a second."""
+_LOOK_S = 0.1
+"""Whoever waits for a child that is being started looks so often whether the pool is closed."""
+_CLOSED = "the judge's session was closed"
 _BUILD_DISK_BYTES = 1 << 30
 """Objects, intermediate files and the library of one candidate; they live in memory."""
+_Result = TypeVar("_Result")
 
 
 class Pool:
@@ -52,7 +59,9 @@ class Pool:
         """Warm, device and all."""
         self._taking = threading.Lock()
         self._closed = False
-        self._lock = threading.Lock()
+        self._starting = 0
+        """So many are neither there yet nor given up."""
+        self._lock = threading.Condition()
         cores = os.cpu_count() or 1
         self._wanted = min(_MOST_SPARES, max(1, cores // _CORES_A_SPARE)) if self._on_gpu else 1
         self._starter = ThreadPoolExecutor(self._wanted, "kernel-generator-spares")
@@ -81,21 +90,26 @@ class Pool:
         seen_gpu = self._on_gpu and gpu
         node, own = (gpu_node(), gpu_environment()) if seen_gpu else (None, {})
         isolation = replace(self.isolation, bounds=bounds) if bounds else self.isolation
+        with self._lock:
+            if self._closed:
+                raise SandboxError(_CLOSED)
+            self._starting += 1
         try:
             worker = Worker(
                 {**own, **(environment or {})}, isolation, node, warmth.seen_folders(), under
             )
+            with self._lock:
+                self._workers.append(worker)
         except OSError as error:
             raise SandboxError(
                 f"no process can be started for a kernel: {error}; free memory, disk space in the "
                 "temporary folder, or file handles, and try again"
             ) from error
-        with self._lock:
-            if not self._closed:
-                self._workers.append(worker)
-                return worker
-        worker.close()
-        raise SandboxError("the judge's session was closed")
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._lock.notify_all()
+        return worker
 
     def start_builder(self, language: str) -> Worker:
         """A fresh child that compiles one candidate and runs nothing of it. It sees no GPU.
@@ -132,24 +146,34 @@ class Pool:
         with self._lock:
             spares, self._spares = self._spares, []
         if not spares:
-            spares = [self._starter.submit(self._start_spare)]
-        futures.wait(spares, return_when=futures.FIRST_COMPLETED)
+            spares = [self._submit(self._start_spare)]
+        started = set[Future[Worker]]()
+        while not started:
+            self.check_open()
+            started, _ = futures.wait(spares, _LOOK_S, return_when=futures.FIRST_COMPLETED)
         with self._lock:
-            self._spares += [spare for spare in spares if not spare.done()]
-        workers = [spare.result() for spare in spares if spare.done()]
+            self._spares += [spare for spare in spares if spare not in started]
+        workers = [spare.result() for spare in started]
         if self._on_gpu:
             order = WarmOrder(self._device, self._launches)
             with timing_turn(gpu_uuid(), lambda: self._closed):
-                for answer in [self._starter.submit(w.warm, order, _WARM_S) for w in workers]:
+                for answer in [self._submit(partial(w.warm, order, _WARM_S)) for w in workers]:
                     answer.result()
         return workers
 
     def replenish(self) -> None:
         """Start children for the next candidates. Imports take seconds: they do them ahead of need,
         while the reference runs, another candidate is timed, or the author thinks."""
-        with self._lock, contextlib.suppress(RuntimeError):
-            while len(self._spares) + len(self._ready) < self._wanted and not self._closed:
-                self._spares.append(self._starter.submit(self._start_spare))
+        with self._lock, contextlib.suppress(SandboxError):
+            while len(self._spares) + len(self._ready) < self._wanted:
+                self._spares.append(self._submit(self._start_spare))
+
+    def _submit(self, work: Callable[[], _Result]) -> Future[_Result]:
+        """Work for the starter's threads. Raises `SandboxError` where the pool is closed."""
+        try:
+            return self._starter.submit(work)
+        except RuntimeError as error:
+            raise SandboxError(_CLOSED) from error
 
     @property
     def _launches(self) -> bool:
@@ -170,7 +194,7 @@ class Pool:
     def check_open(self) -> None:
         """Raises `SandboxError` once the pool is closed: its children's ends mean nothing then."""
         if self._closed:
-            raise SandboxError("the judge's session was closed during an evaluation")
+            raise SandboxError(_CLOSED)
 
     def stop(self, worker: Worker) -> None:
         """Close one child."""
@@ -197,6 +221,7 @@ class Pool:
         """Close all children. Safe to call twice."""
         with self._lock:
             self._closed = True
+            self._lock.wait_for(lambda: not self._starting)
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()

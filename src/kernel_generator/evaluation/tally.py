@@ -12,11 +12,9 @@ from kernel_generator.evaluation.timing import INCUMBENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from kernel_generator.domain.evaluation import Interval, WorkloadEvaluation
     from kernel_generator.evaluation.bench import Judged
+    from kernel_generator.evaluation.intervals import Ratio
 
 
 class Tally:
@@ -27,7 +25,7 @@ class Tally:
         self._unusable = dict(unusable)
         self._records: list[WorkloadEvaluation] = []
         self._skipped: list[WorkloadEvaluation] = []
-        self._ratios: dict[str, list[NDArray[np.float64]]] = {}
+        self._ratios: dict[str, list[Ratio]] = {}
         self.failure: WorkloadEvaluation | None = None
 
     def add(self, judged: Judged) -> None:

@@ -36,12 +36,17 @@ _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
 _OF_CALLS = (Train.CALLS, Train.GATED, Train.SYNCED)
 _EMPTY_TRAINS, _MOST_EMPTY_TRAINS = 3, 10
+_REMEMBERED = 200
 _MORE_BLOCKS = 15
 """A spell of noise can last for a few blocks: a claim is given so many more to be borne out."""
 _CALLS_ALONE, _TRAINS_ALONE = 8, 5
 _EMPTY_KERNEL_S = 0.9e-6
 """A kernel that does nothing, as CUPTI measures it (H100). Events around it read more: what is more
 is taken off every figure."""
+_APART_S = 0.25e-6
+"""Half a 95 % interval of what one process's time of a kernel is off by, whatever its length (H100:
+two processes with the same kernel differ by 0.18 us, root mean square). Where code comes to lie in
+memory differs, for one; blocks of the same processes do not show it."""
 _LEAST_SHARE = 0.2
 """Of a train's time, so much at least is the calls': a spell of noise may make the rest look like
 overhead."""
@@ -114,6 +119,13 @@ class Series:
     per_call_s: NDArray[np.float64]
     timer: str
     host_bound: bool = False
+    apart_s: float = 0.0
+    """Half a 95 % interval of what another process of the same kernel may differ by."""
+
+    @property
+    def unseen(self) -> float:
+        """The same as a share (see `intervals.Ratio`)."""
+        return self.apart_s / float(np.median(self.per_call_s))
 
 
 class TimingFailed(Exception):
@@ -183,11 +195,16 @@ class Clock:
     """Times blocks of parties. The overhead of its own protocol it takes from trains of nothing,
     run by a party that is trusted."""
 
-    def __init__(self, trusted: Party, plan: TimingPlan, rounds: Rounds) -> None:
+    def __init__(
+        self, trusted: Party, plan: TimingPlan, rounds: Rounds, around_s: list[float] | None = None
+    ) -> None:
+        """`around_s` takes what queued trains of nothing took a call, from one clock of a device to
+        the next: the more there are, the better their median is known."""
         self._trusted = trusted
         self._plan = plan
         self._rounds = rounds
         self._empty: dict[TrainOrder, list[Done]] = {}
+        self._around: list[float] = [] if around_s is None else around_s
         self._pattern: Party | None = None
         """Whose queued trains those of nothing resemble."""
 
@@ -195,7 +212,11 @@ class Clock:
         """What trains of nothing took so far, at least so many."""
         found = self._empty.setdefault(order, [])
         while len(found) < least:
-            found.append(self._train(self._trusted, order, order.mode is Train.GATED_EMPTY))
+            queued = order.mode is Train.GATED_EMPTY
+            found.append(self._train(self._trusted, order, queued))
+            if queued:
+                self._around.append(found[-1].device_ns * 1e-9 / order.count)
+                del self._around[:-_REMEMBERED]
         return found
 
     def _overhead(self, count: int, stores: bool) -> float:
@@ -303,10 +324,7 @@ class Clock:
     @property
     def _around_s(self) -> float:
         """Seconds of a queued call that are its events' and not its own."""
-        assert self._pattern is not None
-        found = self._gated_empty(self._pattern)
-        around = float(np.median([d.device_ns for d in found])) * 1e-9 / self._pattern.count
-        return max(around - _EMPTY_KERNEL_S, 0.0)
+        return max(float(np.median(self._around)) - _EMPTY_KERNEL_S, 0.0)
 
     @staticmethod
     def _on_gpu(party: Party) -> bool:
@@ -486,4 +504,5 @@ def _series(party: Party, per_call_s: list[float]) -> Series:
         timer = "the judge's clock around calls that wait for the device within: host-bound"
     else:
         timer = "the judge's clock around blocks of calls"
-    return Series(party.name, np.array(per_call_s), timer, party.host_bound)
+    apart_s = _APART_S if party.gated else 0.0
+    return Series(party.name, np.array(per_call_s), timer, party.host_bound, apart_s)

@@ -92,10 +92,18 @@ class Trials:
     """Inputs and reference outputs of one task's workloads, on the device they are run on."""
 
     def __init__(
-        self, task: Task, device: str, limits: Limits, reference: Worker, seed: int
+        self,
+        task: Task,
+        device: str,
+        limits: Limits,
+        reference: Worker,
+        seed: int,
+        revive: Callable[[], None],
     ) -> None:
+        """`revive` puts another prepared child in place of a reference's that has died."""
         self.reference = reference
         """Replaced by the session where it has died."""
+        self._revive = revive
         self._task = task
         self.device = device
         self._limits = limits
@@ -220,6 +228,8 @@ class Trials:
             return None
         except Stopped as stopped:
             self.not_in_double = last_line(stopped.answer)
+            # It needs more time and memory so than as it is, which says nothing of the latter.
+            self._revive()
             return None
         tolerances = tolerances_for(plan, self._task.definition.op_type)
         for place, own, double in zip(plan.outputs, ordinary, found, strict=True):
@@ -242,10 +252,15 @@ class Trials:
         """
         if workload.uuid not in self._operations:
             self.expected(workload, 0)
-            with self.bound(self.reference, workload, 0) as arena:
-                answer = self.reference.count(arena.layout.slot, self._limits.call_s)
+            try:
+                with self.bound(self.reference, workload, 0) as arena:
+                    answer = self.reference.count(arena.layout.slot, self._limits.call_s)
+            except Stopped as stopped:
+                answer = stopped.answer
             # Counting is a convenience: what breaks on it still runs, so nothing is said of it.
             counted = answer.figure if isinstance(answer, Done) else 0.0
+            if not isinstance(answer, Done):
+                self._revive()
             self._operations[workload.uuid] = int(counted) if math.isfinite(counted) else None
         return self._operations[workload.uuid] or None
 

@@ -27,27 +27,40 @@ def split_workloads(
 ) -> tuple[tuple[Workload, ...], tuple[Workload, ...]]:
     """Searched and held-out workloads: up to four representatives evenly spread over the sizes.
 
-    Workloads that cannot be run here, for their captured tensors are not below `root` or they do
-    not fit the definition, come last. Depends on nothing else, so every run splits them alike.
+    Those whose captured tensors are not below `root`, and are made up for it, are searched on where
+    there are too few others; those that do not fit the definition come last. Depends on nothing
+    else, so every run splits them alike.
     """
     sizes: dict[str, int] = {}
+    missing: set[str] = set()
     for workload in workloads:
         with contextlib.suppress(InputsUnavailable):
+            sizes[workload.uuid] = call_bytes(plan_call(definition, workload))
+        try:
             if root is not None:
                 check_captured(workload, root)
-            sizes[workload.uuid] = call_bytes(plan_call(definition, workload))
-    usable = sorted(
-        (w for w in workloads if w.uuid in sizes), key=lambda w: (sizes[w.uuid], w.uuid)
-    )
-    others = sorted((w for w in workloads if w.uuid not in sizes), key=lambda w: w.uuid)
-    if len(usable) <= SEARCHED_WORKLOADS:
-        room = SEARCHED_WORKLOADS - len(usable)
-        return (*usable, *others[:room]), tuple(others[room:])
-    last = len(usable) - 1
-    picks = {round(i * last / (SEARCHED_WORKLOADS - 1)) for i in range(SEARCHED_WORKLOADS)}
-    searched = tuple(usable[i] for i in sorted(picks))
-    held_out = (w for i, w in enumerate(usable) if i not in picks)
-    return searched, (*held_out, *others)
+        except InputsUnavailable:
+            missing.add(workload.uuid)
+    in_order = sorted(workloads, key=lambda w: (sizes.get(w.uuid, 0), w.uuid))
+    fitting = [w for w in in_order if w.uuid in sizes]
+    searched: list[Workload] = []
+    held_out: list[Workload] = []
+    for some in (
+        [w for w in fitting if w.uuid not in missing],
+        [w for w in fitting if w.uuid in missing],
+        [w for w in in_order if w.uuid not in sizes],
+    ):
+        picks = _spread(len(some), SEARCHED_WORKLOADS - len(searched))
+        searched += [w for i, w in enumerate(some) if i in picks]
+        held_out += [w for i, w in enumerate(some) if i not in picks]
+    return tuple(searched), tuple(held_out)
+
+
+def _spread(length: int, count: int) -> set[int]:
+    """At most `count` indices, evenly spread over a sequence, both ends among them."""
+    if count < 2 or length <= count:
+        return set(range(length)[:count])
+    return {round(i * (length - 1) / (count - 1)) for i in range(count)}
 
 
 def declared_floor(plan: InputPlan, operations: int | None) -> Floor:

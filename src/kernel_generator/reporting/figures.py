@@ -81,6 +81,18 @@ def timers(evaluation: Evaluation) -> str:
     return "timed by " + "; ".join(names) if names else ""
 
 
+def synthetic(evaluation: Evaluation) -> str:
+    """Says which inputs were made up where their captured files are missing; '' where none were."""
+    found = [w.synthetic for w in evaluation.workloads if w.synthetic]
+    if not found:
+        return ""
+    names = ", ".join(f"'{name}'" for name in dict.fromkeys(n for some in found for n in some))
+    return (
+        f"synthetic values for {names} on {len(found)} of {len(evaluation.workloads)} workloads: "
+        "the captured files are missing, and no trace is written of these workloads"
+    )
+
+
 def unusable(evaluation: Evaluation) -> list[str]:
     """A sentence for each baseline that was asked for and has no figure."""
     return [

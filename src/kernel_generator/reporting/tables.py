@@ -59,7 +59,11 @@ def campaign_notes(rows: list[Row]) -> list[str]:
         f"{row.definition}: {note}"
         for row in rows
         if row.evaluation is not None and row.evaluation.outcome.is_result
-        for note in (row.evaluation.message.strip(), *figures.unusable(row.evaluation))
+        for note in (
+            row.evaluation.message.strip(),
+            figures.synthetic(row.evaluation),
+            *figures.unusable(row.evaluation),
+        )
         if note
     ]
 

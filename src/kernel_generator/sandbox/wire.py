@@ -139,8 +139,12 @@ def is_silent(sock: socket.socket) -> bool:
 
 def is_ready(sock: socket.socket, timeout: float) -> bool:
     """True once something has arrived, or the other side is gone; False after `timeout` seconds."""
+    number = sock.fileno()
+    if number < 0:
+        # Closed from another thread.
+        return True
     waiting = select.poll()
-    waiting.register(sock, select.POLLIN)
+    waiting.register(number, select.POLLIN)
     return bool(waiting.poll(timeout * 1000))
 
 
