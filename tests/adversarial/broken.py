@@ -145,7 +145,8 @@ BROKEN = (
         # At most 8 GiB.
         "def run(x):\n    hoard = [bytearray(b'x') * (64 << 20) for _ in range(128)]\n"
         "    raise MemoryError(len(hoard))\n",
-        BOUND,
+        # Touching so much takes longer than a call may, on a busy machine.
+        BOUND | LATE,
         contained=True,
     ),
     Broken(
@@ -154,7 +155,7 @@ BROKEN = (
         "import os\n\n\ndef run(x):\n    piece = os.urandom(1 << 20) * 64\n"
         "    with open(os.path.join(os.environ['HOME'], 'filler'), 'wb') as file:\n"
         "        for _ in range(128):\n            file.write(piece)\n    return x * 2\n",
-        BOUND | ERROR | CRASH,
+        BOUND | ERROR | CRASH | LATE,
         contained=True,
     ),
     Broken(
