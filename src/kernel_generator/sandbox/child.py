@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from kernel_generator.sandbox.buffers import Binding, Buffers
 
-L2_FLUSH_BYTES = 256 * 1024 * 1024
-"""At least twice the L2 of any target in the table."""
+_FLUSHED_TIMES = 3
+"""So many times what the L2 holds is written before each timed call: of what was there, nothing is
+left."""
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
@@ -127,7 +128,7 @@ class Child:
         if order["device"] is None:
             return
         torch.cuda.init()
-        self._flush = torch.zeros(L2_FLUSH_BYTES, dtype=torch.uint8, device=order["device"])
+        self._flush = _flushing(order["device"])
         if order["triton"]:
             from kernel_generator.sandbox.warm_up import launch  # noqa: PLC0415
 
@@ -269,7 +270,7 @@ class Child:
         from kernel_generator.sandbox import driver  # noqa: PLC0415
 
         if self._flush is None:
-            self._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device=self._device)
+            self._flush = _flushing(self._device)
         ring = binding.ring[:count]
         starts = [torch.cuda.Event(enable_timing=True) for _ in ring]
         ends = [torch.cuda.Event(enable_timing=True) for _ in ring]
@@ -357,6 +358,14 @@ _NEEDS_GPU = (
     # torch has no such operation for this dtype on a CPU.
     "not implemented for '",
 )
+
+
+def _flushing(device: str) -> torch.Tensor:
+    """What is written to flush the L2, zeros."""
+    import torch  # noqa: PLC0415
+
+    held = torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.zeros(_FLUSHED_TIMES * held, dtype=torch.uint8, device=device)
 
 
 def _fits(value: Any, output: torch.Tensor) -> bool:
