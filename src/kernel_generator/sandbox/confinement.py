@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+_CPU_GRACE_S = 5
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
@@ -31,11 +32,14 @@ def confine(start: Any) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NPROC: start["processes"],
         resource.RLIMIT_FSIZE: start["file_bytes"],
+        resource.RLIMIT_CPU: start["cpu_s"],
     }
     for limit, value in limits.items():
         if value is not None:
+            # Beyond the first it gets a signal that says why, beyond the second it is killed.
+            most = value + _CPU_GRACE_S if limit == resource.RLIMIT_CPU else value
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(limit, (value, value))
+                resource.setrlimit(limit, (value, most))
     parent: int | None = start["parent"]
     if parent is not None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
