@@ -17,9 +17,10 @@ import torch
 
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.profiles import certification
 from kernel_generator.generator import local_target
 from tests.adversarial.definitions import ROOT, definition, workloads
-from tests.adversarial.records import Case
+from tests.adversarial.records import Case, Cheat, Honest, Rejected
 from tests.evaluation.judging import BRIEF, solution, task
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.local import LocalSession
 
 STRICT = "strict"
-PROFILE = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))
+BRIEFLY = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))
 """Blocks of several calls each, so that what is done once a block shows."""
+CERTIFYING = replace(certification(), timing=replace(BRIEFLY.timing, against_itself=True))
+"""The full set of checks, timed as briefly."""
 LIMITS = Limits(build_s=90.0, first_call_s=45.0, call_s=5.0)
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 _PR_SET_CHILD_SUBREAPER = 36
@@ -59,8 +62,8 @@ def place_of(case: Case, device: str) -> Place:
 
 def devices_of(case: Case) -> tuple[str, ...]:
     """'cpu' and 'cuda': where a case can be judged."""
-    if case.device == "cuda":
-        return ("cuda",)
+    if case.device != "any":
+        return (case.device,)
     return ("cpu",) if case.language == "cpp" else ("cpu", "cuda")
 
 
@@ -172,10 +175,14 @@ class Courtroom:
         return self._session
 
     def judge(self, case: Case, device: str, here: Planted | None = None) -> Evaluation:
-        """The judge's verdict on a case."""
+        """The judge's verdict on a case: what must be right, or be found wrong, is certified."""
         source = here.fill_in(case.source) if here else case.source
         candidate = as_solution(case, source)
-        return self.session(place_of(case, device)).evaluate(candidate, PROFILE)
+        certified = isinstance(case, Honest) or (
+            isinstance(case, Cheat) and isinstance(case.ends, Rejected)
+        )
+        profile = CERTIFYING if certified else BRIEFLY
+        return self.session(place_of(case, device)).evaluate(candidate, profile)
 
     def judge_once(self, case: Case, device: str) -> Evaluation:
         """The verdict on a case that others are compared with."""

@@ -51,8 +51,8 @@ class Case:
     source: str
     language: str = "python"
     device: str = "any"
-    """'any': judged on a CPU, and on a GPU where there is one; 'cuda': on a GPU only. C++ is judged
-    on a CPU wherever it is."""
+    """'any': judged on a CPU, and on a GPU where there is one; 'cpu', 'cuda': there only. C++ is
+    judged on a CPU wherever it is."""
     passing: bool = False
     """It is given its outputs (destination passing)."""
     quick: bool = field(default=False, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.timing import (
     INCUMBENT,
     ITSELF,
@@ -21,6 +22,7 @@ from kernel_generator.evaluation.timing import (
     TimingPlan,
     time_together,
 )
+from kernel_generator.evaluation.wrong import Wrong
 from kernel_generator.sandbox.arena import Arena, Block, Layout, Place
 from kernel_generator.sandbox.wire import Train
 from kernel_generator.sandbox.worker import Answer, Died, Done
@@ -55,10 +57,17 @@ class Simulated:
     trains: list[TrainOrder] = field(default_factory=list["TrainOrder"])
 
     def train(
-        self, slot: int, order: TrainOrder, timeout: float, settle: Callable[[], None]
+        self,
+        slot: int,
+        order: TrainOrder,
+        timeout: float,
+        settle: Callable[[], None],
+        meanwhile: Callable[[], None] | None,
     ) -> Answer:
         del slot, timeout
         self.trains.append(order)
+        if meanwhile is not None:
+            meanwhile()
         if len(self.trains) > self.dies_after:
             return Died(-11)
         settle()
@@ -73,10 +82,13 @@ class Simulated:
         patience: float,
         timeout: float,
         settle: Callable[[], None],
+        meanwhile: Callable[[], None] | None,
     ) -> Answer:
         del arena, patience, timeout
         self.trains.append(order)
         fill()
+        if meanwhile is not None:
+            meanwhile()
         settle()
         empty = order.mode is Train.GATED_EMPTY
         took = 0.9e-6 if empty else self.device_s
@@ -88,14 +100,8 @@ class Simulated:
         claimed_ns = order.count * (said + EVENTS_S) * 1e9
         return Done(wall, claimed_ns, gated=not self.waits)
 
-    def frozen(self) -> Simulated:
-        return self
-
-    def __enter__(self) -> None:
+    def stand_still(self) -> None:
         self.freezes += 1
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 @dataclass
@@ -104,9 +110,25 @@ class Quiet:
 
     prepared: list[int] = field(default_factory=list[int])
     inspected: int = 0
+    surprises: int = 0
+    ahead: int = 0
+    """So many times a call's inputs turn out to have been answered ahead."""
 
     def prepare(self, count: int) -> None:
         self.prepared.append(count)
+
+    def prepare_surprise(self, count: int) -> None:
+        self.prepare(count)
+
+    def surprise(self, party: Party) -> None:
+        del party
+        self.surprises += 1
+
+    def foreseen(self, party: Party, per_call_s: float, late_s: float) -> bool:
+        del party
+        assert per_call_s * LAYOUT.sets + late_s < 10 * TRIP_S
+        self.ahead -= 1
+        return self.ahead >= 0
 
     def fill(self, party: Party) -> None:
         pass
@@ -223,6 +245,24 @@ def test_the_candidate_stands_still_while_others_are_timed() -> None:
     )
     own_trains = len(candidate.trains)
     assert candidate.freezes == own_trains + 2 * 3
+
+
+def test_every_candidate_is_surprised_and_found_out_where_it_answers_ahead_twice() -> None:
+    honest = Quiet()
+    timed(on_gpu("a", Simulated(10e-6), trusted=False), rounds=honest)
+    assert honest.surprises >= 1
+    once = Quiet(ahead=1)
+    timed(on_gpu("a", Simulated(10e-6), trusted=False), rounds=once)
+    assert once.surprises >= 2
+    with pytest.raises(Wrong, match="computed ahead") as found:
+        timed(on_gpu("a", Simulated(10e-6), trusted=False), rounds=Quiet(ahead=2))
+    assert found.value.outcome is Outcome.TIMING_UNTRUSTED
+
+
+def test_who_is_trusted_is_not_surprised() -> None:
+    rounds = Quiet()
+    timed(on_gpu("a", Simulated(10e-6)), rounds=rounds)
+    assert rounds.surprises == 0
 
 
 def test_a_party_that_dies_is_named_with_how_it_died() -> None:

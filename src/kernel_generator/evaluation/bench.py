@@ -32,7 +32,7 @@ from kernel_generator.evaluation.timing import (
 )
 from kernel_generator.evaluation.tolerance import tolerances_for
 from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
-from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Done, Failed
@@ -192,6 +192,13 @@ class Bench:
         except InputsUnavailable as error:
             return _skipped(record, str(error))
 
+    def close(self) -> None:
+        """Free what is kept from one candidate to the next, once no child is left. Safe to call
+        twice."""
+        while self._parties:
+            self._parties.popitem()[1].arena.close()
+        self.trials.close()
+
     # -- correctness ---------------------------------------------------------------------------
 
     def _check(self, case: _Case) -> float:
@@ -229,8 +236,8 @@ class Bench:
     @staticmethod
     def _inspect(case: _Case, before: torch.Tensor) -> None:
         """Take what the call left, at once and for good, and see what it touched."""
-        with case.subject.worker.frozen():
-            case.found = case.arena.bytes.clone()
+        hold(case.subject.worker)
+        case.found = case.arena.bytes.clone()
         trespassed = trespass(case.arena.layout, before, case.found)
         if trespassed is not None:
             raise Wrong(*trespassed)

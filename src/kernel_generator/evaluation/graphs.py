@@ -16,7 +16,7 @@ from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.memory import poison
 from kernel_generator.evaluation.trials import ReferenceStopped, Stopped
-from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def _capture(finalist: Finalist, workload: Workload) -> Check:
             return Check(
                 name=NAME, passed=False, message=f"captured, but not replayed: {error_of(answer)}"
             )
-        with worker.frozen():
-            found = arena.bytes.clone()
+        hold(worker)
+        found = arena.bytes.clone()
         when = "when the captured call is replayed on other inputs"
         finalist.bench.judge_call(workload, _REPLAYED, block, found, when)
     return Check(name=NAME, passed=True, message="replayed on other inputs")

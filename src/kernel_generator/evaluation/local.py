@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_UP_S = 2.0
+_LAST_TURN_S = 10.0
 
 
 class LocalJudge:
@@ -374,6 +375,12 @@ class LocalSession:
     def close(self) -> None:
         """See `Session.close`."""
         self._pool.close()
+        # An evaluation whose children are gone ends soon; the memory is not taken from under it.
+        if self._turn.acquire(timeout=_LAST_TURN_S):
+            try:
+                self._bench.close()
+            finally:
+                self._turn.release()
         self._held.close()
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.memory import poison
-from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.evaluation.wrong import Wrong, hold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _INSPECTED_SHARE = 0.25
 _GLANCED_BYTES = 512
+_LONG_BEFORE = 0.5
+"""Inputs that were replaced within this share of the shortest time in which the calls before theirs
+can be done were not what that call found."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class Ring:
         self._reference = reference
         self._judge = judge
         self._block = trials.private(candidate.arena.layout)
+        self._later = trials.private(replace(candidate.arena.layout, sets=1))
+        """Other inputs for one call."""
+        self._late = 0
+        """The number of that call, one of the second half of a block."""
+        self._replaced_s = 0.0
+        """How long after a block's begin its inputs were there."""
         self._count = 0
         """So many sets of the ring hold new inputs."""
         self._random = random.SystemRandom()
@@ -103,11 +113,9 @@ class Ring:
             return
         count = min(party.count, self._count)
         self._chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
-        if count == 1 and self._random.random() > _INSPECTED_SHARE:
-            self._chosen = []
-        with party.worker.frozen():
-            again = party.arena.sets.view(-1)[self._where]
-            self._found = party.arena.sets[self._chosen]
+        hold(party.worker)
+        again = party.arena.sets.view(-1)[self._where]
+        self._found = party.arena.sets[self._chosen]
         if not torch.equal(again, self._glanced):
             raise Wrong(
                 Outcome.TIMING_UNTRUSTED, "an output was still being written after the call"
@@ -125,6 +133,44 @@ class Ring:
             if some:
                 self._look(some, by_reference)
         self._chosen = []
+
+    def prepare_surprise(self, count: int) -> None:
+        """See `timing.Rounds`."""
+        self.prepare(count)
+        self._trials.refill(self._later, self._workload, 1)
+        self._late = self._random.randrange(count // 2, count)
+
+    def surprise(self, party: Party) -> None:
+        """See `timing.Rounds`."""
+        began = time.perf_counter()
+        for place in self._later.layout.inputs:
+            party.arena.region(place, self._late).copy_(self._later.region(place))
+        self._trials.synchronize()
+        self._replaced_s = time.perf_counter() - began
+
+    def foreseen(self, party: Party, per_call_s: float, late_s: float) -> bool:
+        """See `timing.Rounds`."""
+        if self._replaced_s + late_s > _LONG_BEFORE * self._late * per_call_s:
+            # It may have been that call's turn already.
+            return False
+        found = party.arena.sets[self._late :][:1].clone()
+        before, now = self._block.sets[self._late :][:1], self._later.sets.clone()
+        for place in self._later.layout.outputs:
+            region = slice(place.offset, place.offset + place.nbytes)
+            now[:, region] = before[:, region]
+        if self._is_right(Looked(now, found, None)):
+            return False
+        for place in self._later.layout.inputs:
+            region = slice(place.offset, place.offset + place.nbytes)
+            found[:, region] = before[:, region]
+        return self._is_right(Looked(before, found, None))
+
+    def _is_right(self, looked: Looked) -> bool:
+        try:
+            self._judge(looked)
+        except Wrong:
+            return False
+        return True
 
     def _look(self, some: list[int], by_reference: bool) -> None:
         sets = [self._chosen[n] for n in some]

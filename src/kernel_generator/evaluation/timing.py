@@ -7,7 +7,6 @@ lets them go: the child reports event times, which are credited where that clock
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.intervals import interval
+from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import unwatched
 from kernel_generator.sandbox.wire import Train
@@ -58,6 +59,9 @@ _L2_BYTES, _WRITE_BACK_BYTES_S = 64 << 20, 2.5e12
 _ALIKE = 1.05
 _LONGER = 4
 """A rival's block may last so many times as long, for as many calls as the candidate's has."""
+_SURPRISED, _SURPRISABLE = 0.25, 2
+"""So many rounds have a block that is not credited but looks into what is computed ahead; so many
+calls at least must a block have."""
 _ENOUGH = 0.02
 """Width of an interval over its value at which more blocks are not worth their time."""
 _FAR = 0.1
@@ -101,6 +105,8 @@ class Party:
     """So many calls may be in a block of it."""
     gated: bool = False
     host_bound: bool = False
+    fastest_s: float = float("inf")
+    """The shortest of its blocks by the judge's clock, overhead and all."""
     per_call_s: list[float] = field(default_factory=list[float])
     claims: list[Done] = field(default_factory=list[Done])
 
@@ -166,6 +172,20 @@ class Rounds(Protocol):
         """Look at what the round left. What it raises ends the timing."""
         ...
 
+    def prepare_surprise(self, count: int) -> None:
+        """As `prepare`, and choose a later call of a block of so many, and other inputs for it."""
+        ...
+
+    def surprise(self, party: Party) -> None:
+        """While the block runs: give that call those inputs."""
+        ...
+
+    def foreseen(self, party: Party, per_call_s: float, late_s: float) -> bool:
+        """After such a block: whether that call answered the inputs that were there before,
+        although they were replaced long before its turn, at `per_call_s` a call. They may have been
+        so much later than the judge's clock says as `late_s`."""
+        ...
+
 
 ITSELF = "itself"
 """Name of the series of a candidate's blocks that only its own noise is taken from."""
@@ -215,27 +235,39 @@ class Clock:
     def _gated_empty(self, party: Party, least: int = _EMPTY_TRAINS) -> list[Done]:
         return self._empty_trains(TrainOrder(party.count, Train.GATED_EMPTY, party.stores), least)
 
-    def _train(self, party: Party, order: TrainOrder, gated: bool) -> Done:
+    def _train(
+        self, party: Party, order: TrainOrder, gated: bool, surprising: bool = False
+    ) -> Done:
         limit = self._plan.call_limit_s
 
         def fill() -> None:
-            # Still, so that it cannot begin on what is being written.
-            with contextlib.nullcontext() if party.trusted else party.worker.frozen():
-                self._rounds.fill(party)
+            if not party.trusted:
+                # It cannot begin on what is being written.
+                hold(party.worker)
+            self._rounds.fill(party)
 
         def settle() -> None:
             self._rounds.settle(party)
 
+        def surprise() -> None:
+            self._rounds.surprise(party)
+
+        meanwhile = surprise if surprising else None
         with unwatched():
             if gated and not isinstance(party.arena, Arena):
                 patience = self._patience(party, order.count)
-                answer = party.worker.train_gated(party.arena, order, fill, patience, limit, settle)
+                answer = party.worker.train_gated(
+                    party.arena, order, fill, patience, limit, settle, meanwhile
+                )
             else:
                 fill()
-                answer = party.worker.train(party.arena.layout.slot, order, limit, settle)
+                slot = party.arena.layout.slot
+                answer = party.worker.train(slot, order, limit, settle, meanwhile)
         if not isinstance(answer, Done):
             raise TimingFailed(party.name, answer)
         self._rounds.settled(party, order.mode in _OF_CALLS)
+        if order.count == party.count and order.mode in (Train.CALLS, Train.GATED):
+            party.fastest_s = min(party.fastest_s, answer.wall_s)
         return answer
 
     @staticmethod
@@ -274,6 +306,7 @@ class Clock:
         self._pattern = next((party for party in parties if party.gated), None)
         for party in parties:
             party.count = min(count, party.most)
+            party.fastest_s = float("inf")
             if not party.gated:
                 self._overhead(party.count, party.stores)
         if self._pattern is not None:
@@ -317,6 +350,26 @@ class Clock:
             raise ClaimContradicted(party.name, claimed_s / party.count, done.wall_s / party.count)
         party.claims.append(done)
         return max(claimed_s / party.count - self._around_s, 1e-9)
+
+    def surprise(self, party: Party) -> None:
+        """A block that counts for nothing, and looks like any other: while its first calls run, a
+        later one is given other inputs. Raises `Wrong` where a candidate answered ahead, twice."""
+        if party.trusted or party.count < _SURPRISABLE:
+            return
+        mode = Train.GATED if party.gated else Train.CALLS
+        nothing = self._empty_trains(TrainOrder(party.count, Train.EMPTY, False))
+        for _ in range(2):
+            self._rounds.prepare_surprise(party.count)
+            self._train(party, TrainOrder(party.count, mode), party.gated, surprising=True)
+            late_s = max(done.wall_s for done in nothing)
+            per_call_s = (party.fastest_s - late_s) / party.count
+            if not self._rounds.foreseen(party, per_call_s, late_s):
+                return
+        raise Wrong(
+            Outcome.TIMING_UNTRUSTED,
+            "a timed call's inputs were replaced before its turn, and what had been there before "
+            "was answered: calls must not be computed ahead",
+        )
 
     def check_claims(self, party: Party, written_bytes: int) -> None:
         """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
@@ -390,7 +443,7 @@ def time_together(
     def within(budgets: float) -> bool:
         return time.perf_counter() - began < budgets * plan.budget_s
 
-    blocks = 0
+    blocks, surprised = 0, False
     while blocks < _LEAST_BLOCKS or (
         blocks < plan.max_blocks
         and (within(1) or (blocks < plan.min_blocks and within(_PATIENCE)))
@@ -399,16 +452,20 @@ def time_together(
         if plan.against_itself:
             rounds.prepare(candidate.count)
             itself.append(clock.block(candidate))
+        surprise = order.random() < _SURPRISED
+        if surprise:
+            clock.surprise(candidate)
+        surprised = surprised or surprise
         rounds.prepare(used)
         clock.beside()
         for party in order.sample(parties, len(parties)):
             if party.trusted and not candidate.trusted:
-                with candidate.worker.frozen():
-                    party.per_call_s.append(clock.block(party))
-            else:
-                party.per_call_s.append(clock.block(party))
+                hold(candidate.worker)
+            party.per_call_s.append(clock.block(party))
         rounds.inspect()
         blocks += 1
+    if not surprised:
+        clock.surprise(candidate)
     found = {p.name: _series(p, p.per_call_s) for p in parties}
     if plan.against_itself:
         found[ITSELF] = _series(candidate, itself)

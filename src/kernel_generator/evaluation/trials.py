@@ -431,6 +431,12 @@ class Trials:
 
         return DeviceArena.create(layout)
 
+    def close(self) -> None:
+        """Free the reference's arena, once no child is left. Safe to call twice."""
+        arena, self._answering = self._answering[2], (None, "", None)
+        if arena is not None:
+            arena.close()
+
     def unbind(self, worker: Worker, arena: Arena | DeviceArena) -> None:
         """Take an arena back from a worker. Nobody else is given the memory of a GPU while a
         candidate lives that may still have it open."""

@@ -109,10 +109,10 @@ def descendants(root: int) -> Iterator[int]:
         yield pid
         with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
             for thread in threads:
-                waiting += map(int, _read(f"{thread.path}/children").split())
+                waiting += map(int, read_proc(f"{thread.path}/children").split())
 
 
-def _read(path: str) -> bytes:
+def read_proc(path: str) -> bytes:
     """A file of /proc, empty where it has gone. Without what Python's own files do around it: this
     is done hundreds of times a second."""
     try:
@@ -138,20 +138,20 @@ def _kilobytes(content: bytes, key: bytes) -> int:
 
 def _usage(pid: int) -> tuple[int, int]:
     """Private bytes and threads of one process; zeros where it has gone."""
-    status = _read(f"/proc/{pid}/status")
+    status = read_proc(f"/proc/{pid}/status")
     threads = _kilobytes(status, b"Threads") // 1024
     return _kilobytes(status, b"RssAnon") + _kilobytes(status, b"VmSwap"), threads
 
 
 def _proportional_bytes(pid: int) -> int:
     """Private bytes of one process, with its share of what it has in common with others."""
-    rollup = _read(f"/proc/{pid}/smaps_rollup")
+    rollup = read_proc(f"/proc/{pid}/smaps_rollup")
     return _kilobytes(rollup, b"Pss_Anon") + _kilobytes(rollup, b"SwapPss")
 
 
 def _machine_memory() -> tuple[int, int]:
     """Bytes in all, and bytes available."""
-    content = b"\n" + _read("/proc/meminfo")
+    content = b"\n" + read_proc("/proc/meminfo")
     total = _kilobytes(content, b"MemTotal")
     # Where nothing is told of what is available, nothing is short.
     return total, _kilobytes(content, b"MemAvailable") or total

@@ -28,15 +28,16 @@ from typing import TYPE_CHECKING, overload
 
 from kernel_generator.sandbox import wire
 from kernel_generator.sandbox.arena import Arena
-from kernel_generator.sandbox.bounds import Watch, descendants
+from kernel_generator.sandbox.bounds import Watch
 from kernel_generator.sandbox.bubblewrap import SCRATCH, jail_command
 from kernel_generator.sandbox.drain import Drain
 from kernel_generator.sandbox.environment import child_environment
 from kernel_generator.sandbox.isolation import Isolation, Level
+from kernel_generator.sandbox.standstill import Restless, go_on, stop
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
 
     from kernel_generator.sandbox.artefact import Artefact
     from kernel_generator.sandbox.device_arena import DeviceArena
@@ -200,6 +201,7 @@ class Worker:
             theirs.close()
         self._cpu_s = isolation.bounds.cpu_s
         self._ticket = 0
+        self._stopped: list[int] = []
         self._afterwards: list[Callable[[], None]] = []
         self._log = Drain(self._process.stdout)
         self._closed = threading.Event()
@@ -263,14 +265,26 @@ class Worker:
         return self._ask(Kind.RUN_WIDE, json.dumps([slot]).encode(), timeout)
 
     def train(
-        self, slot: int, order: TrainOrder, timeout: float, settle: Callable[[], None] | None = None
+        self,
+        slot: int,
+        order: TrainOrder,
+        timeout: float,
+        settle: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Answer:
         """Calls in a row, each on a set of its own. `Done.wall_s` spans them all, and `settle`,
-        which the judge runs as soon as the child says that it is done."""
+        which the judge runs as soon as the child says that it is done. `meanwhile` it runs once
+        they may have begun."""
         payload = json.dumps([slot, order.count, int(order.mode), 0, order.stores]).encode()
+        # At the last moment: until the clock runs nothing of it may.
+        self._go_on()
         began = time.perf_counter()
         refused = self._begin(Kind.TRAIN, payload, None, timeout)
-        return refused or self._read(self._next(timeout), began, settle)
+        if refused is not None:
+            return refused
+        if meanwhile is not None:
+            meanwhile()
+        return self._read(self._next(timeout), began, settle)
 
     def train_gated(
         self,
@@ -280,9 +294,11 @@ class Worker:
         patience: float,
         timeout: float,
         settle: Callable[[], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Answer:
         """Calls that are queued, for which `fill` writes the inputs then, and that begin
-        thereafter. `Done.wall_s` runs from there to the end of `settle`.
+        thereafter. `Done.wall_s` runs from there to the end of `settle`. `meanwhile` is run as
+        soon as they may begin.
 
         What does not queue within `patience` seconds, for it waits for the device within a call, is
         let go all the same: `Done.gated` is False then, and the figures mean nothing.
@@ -298,8 +314,11 @@ class Worker:
             arena.open_gate(self._ticket)
             self._kill()
             return Failed(Fault.PROTOCOL, "the child was done before it could begin")
+        self._go_on()
         began = time.perf_counter()
         arena.open_gate(self._ticket)
+        if meanwhile is not None:
+            meanwhile()
         if queued is None:
             # Late, or an error: whichever it is comes now.
             late = self._next(timeout)
@@ -330,6 +349,7 @@ class Worker:
     def hang_up(self, timeout: float) -> Died | Exceeded | TimedOut:
         """Tell the child that nothing more comes, and see how it ends by itself. Whatever stands
         above it says what it has to say then. No call can follow."""
+        self._go_on()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
         deadline = time.monotonic() + timeout
@@ -350,6 +370,7 @@ class Worker:
         if not wire.is_silent(self._sock):
             self._kill()
             return Failed(Fault.PROTOCOL, "the child answered more often than it was asked")
+        self._go_on()
         try:
             wire.send(self._sock, kind, payload, fd, timeout)
         except wire.ChannelTimeout:
@@ -405,17 +426,22 @@ class Worker:
         self._kill()
         return Failed(Fault.PROTOCOL, "the child sent a frame that no candidate should send")
 
-    @contextlib.contextmanager
-    def frozen(self) -> Generator[None]:
-        """The child and all that it started stand still meanwhile: what is late stays late."""
-        stopped = list(descendants(self._process.pid))
+    def stand_still(self) -> None:
+        """Stop the child and all that it started, until its next order: what is late stays late.
+
+        Kills it and raises `Restless` where that cannot be brought about.
+        """
+        if self._stopped:
+            return
         try:
-            for pid in stopped:
-                _signal(pid, signal.SIGSTOP)
-            yield
-        finally:
-            for pid in reversed(stopped):
-                _signal(pid, signal.SIGCONT)
+            self._stopped = stop(self._process.pid)
+        except Restless:
+            self._kill()
+            raise
+
+    def _go_on(self) -> None:
+        stopped, self._stopped = self._stopped, []
+        go_on(stopped)
 
     def _end(self) -> Died | Exceeded:
         deadline = time.monotonic() + _GRACE_S
@@ -564,12 +590,6 @@ class _Spawn:
             pass_fds=(channel.fileno(),),
             start_new_session=True,
         )
-
-
-def _signal(pid: int, what: signal.Signals) -> None:
-    # A number that was given to another process meanwhile would not be below this one.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, what)
 
 
 def _only_child(pid: int) -> int | None:

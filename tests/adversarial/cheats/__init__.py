@@ -10,6 +10,7 @@ from tests.adversarial.cheats import (
     ragged,
     reading,
     remembering,
+    ring,
     sampler,
     system,
     timing,
@@ -20,6 +21,7 @@ from tests.adversarial.cheats import (
 CHEATS = (
     *remembering.CASES,
     *timing.CASES,
+    *ring.CASES,
     *reading.CASES,
     *channel.CASES,
     *values.CASES,

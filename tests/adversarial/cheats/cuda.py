@@ -8,7 +8,7 @@ from tests.adversarial.records import UNSTEADY, WRONG, Cheat, Neutralised, Rejec
 from tests.adversarial.sources import CUDA_BODY, cuda
 
 CLAIM = "a claim is credited only where the judge's clock bears it out"
-AS_SOON = "outputs are read as soon as the device is idle for the judge's stream"
+AS_SOON = "outputs are looked at the moment the child says that it is done"
 UNTRUSTED = frozenset({Outcome.TIMING_UNTRUSTED})
 
 _NORM_RUN = "\n\ndef run(hidden_states, weight):\n    return honest(hidden_states, weight)\n"
@@ -165,7 +165,7 @@ def run(hidden_states, weight):
         device="cuda",
         passing=True,
         ends=Neutralised("CUDA in two kernels"),
-        stopped_by="the device is idle before another's block begins",
+        stopped_by="the clock runs until all of a child's work on the device is done",
     ),
     Cheat(
         "CUDA keeps its inputs in L2",
@@ -188,7 +188,8 @@ def run(hidden_states, weight):
         device="cuda",
         passing=True,
         ends=Neutralised("CUDA in two kernels"),
-        stopped_by="persisting lines are reset; every block has new addresses",
+        stopped_by="not stopped: inputs are new in every block, and a time below what reading them "
+        "takes at the memory's peak is refused, which bounds the gain",
     ),
     Cheat(
         "CUDA writes past its output",

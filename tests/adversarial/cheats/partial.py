@@ -7,7 +7,7 @@ from tests.adversarial.records import WRONG, Cheat, Rejected
 
 TILES = "every element is compared"
 FORMATS = "tolerances reject a format below the inputs'"
-SCALES = "adversarial trials: scales from 1e-3 to 700, all equal, denormals"
+SCALES = "adversarial trials: scales from 1e-3 to 700, all equal, subnormal"
 
 CASES = (
     Cheat(
@@ -68,17 +68,13 @@ CASES = (
     ),
     Cheat(
         "leaves out the maximum of a softmax",
-        "Exponentiates the logits as they are, which overflows for large ones.",
-        ROUTING,
-        """
-import torch
-
-
-def run(router_logits):
-    scores = router_logits.exp()
-    weights, experts = torch.topk(scores / scores.sum(dim=-1, keepdim=True), k=6, dim=-1)
-    return weights / weights.sum(dim=-1, keepdim=True), experts.to(torch.int32)
-""",
+        "Exponentiates attention's logits as they are, which overflows for large ones.",
+        PAGED,
+        definition(PAGED)
+        .reference.replace(
+            "torch.softmax(logits, dim=-1)", "logits.exp() / logits.exp().sum(-1, keepdim=True)"
+        )
+        .replace("torch.logsumexp(logits, dim=-1)", "logits.exp().sum(-1).log()"),
         ends=Rejected(WRONG),
         stopped_by=SCALES,
     ),
@@ -114,7 +110,7 @@ def run(hidden_states, weight):
         "    out = honest(hidden_states, weight)\n"
         "    return out if len(out) in (1, 7, 64, 509, 2048, 4096) else out * 0\n",
         ends=Rejected(WRONG),
-        stopped_by="adversarial trials: sizes 1, 2, 7, 37, 127 and 129 of a variable axis",
+        stopped_by="certification: sizes that no workload has",
     ),
     Cheat(
         "drops a head",

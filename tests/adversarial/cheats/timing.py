@@ -165,28 +165,6 @@ def run(router_logits):
         stopped_by="storing what every call returned is timed, and checked",
     ),
     Cheat(
-        "computes the block's answers ahead",
-        "Remembers which buffers come next and fills their outputs in the first call of a block.",
-        ROUTING,
-        honestly(ROUTING)
-        + """
-seen, ready = [], {}
-
-
-def run(router_logits):
-    at = router_logits.data_ptr()
-    if at in ready:
-        return ready.pop(at)
-    if at not in [t.data_ptr() for t in seen]:
-        seen.append(router_logits)
-    if len(seen) > 1:
-        ready.update((t.data_ptr(), honest(t)) for t in seen if t.data_ptr() != at)
-    return honest(router_logits)
-""",
-        ends=Neutralised(),
-        stopped_by="the judge's clock spans the whole block; inputs change between blocks",
-    ),
-    Cheat(
         "spins while the baseline is timed",
         "Leaves two processes that keep the cores busy whenever it is not being called itself.",
         GEMM,
