@@ -130,7 +130,7 @@ class Quiet:
         self.ahead -= 1
         return self.ahead >= 0
 
-    def fill(self, party: Party) -> None:
+    def fill(self, party: Party, count: int) -> None:
         pass
 
     def settle(self, party: Party) -> None:
