@@ -35,7 +35,7 @@ def test_a_right_candidate_is_tried_on_all_edges_and_on_a_cpu_nothing_else_is_li
     right: Finalist,
 ) -> None:
     found = certify(right)
-    assert found.checks == (Check(name=EDGES, passed=True, message="6 of 6 tried"),)
+    assert found.checks == (Check(name=EDGES, passed=True, message="7 of 7 tried"),)
     assert found.failure is None
 
 
@@ -75,6 +75,14 @@ def test_the_most_telling_sizes_come_first() -> None:
     assert found.failure.axes == {"n": 129}
 
 
+def test_one_size_is_not_known_ahead() -> None:
+    known = "n in (1, 2, 7, 37, 127, 129, 5)"
+    with finalist(task(searched=[workload(n=5)]), solution(wrong_where(f"not {known}"))) as wrong:
+        found = try_edges(wrong)
+    assert found.failure is not None
+    assert found.failure.outcome is Outcome.WRONG_VALUES
+
+
 def test_a_candidate_that_dies_on_an_edge_fails() -> None:
     source = "import os\ndef run(x):\n    x.shape[0] == 1 and os._exit(3)\n    return x * 2\n"
     with finalist(task(), solution(source)) as dies:
@@ -87,12 +95,12 @@ def test_a_candidate_that_dies_on_an_edge_fails() -> None:
 def test_edges_end_with_the_budget(right: Finalist) -> None:
     # Each look at the clock is a second later than the one before.
     found = try_edges(right, budget_s=2.5, clock=count().__next__)
-    assert found.checks == (Check(name=EDGES, passed=True, message="2 of 6 within 2.5 s"),)
+    assert found.checks == (Check(name=EDGES, passed=True, message="2 of 7 within 2.5 s"),)
 
 
 def test_without_time_nothing_is_claimed(right: Finalist) -> None:
     found = try_edges(right, budget_s=0.0)
-    assert found.checks == (Check(name=EDGES, passed=None, message="0 of 6 within 0 s"),)
+    assert found.checks == (Check(name=EDGES, passed=None, message="0 of 7 within 0 s"),)
 
 
 def test_an_edge_on_which_the_reference_fails_is_left_out_and_counted() -> None:
@@ -106,7 +114,7 @@ def test_an_edge_on_which_the_reference_fails_is_left_out_and_counted() -> None:
     (check,) = found.checks
     assert check.passed
     assert check.message == (
-        "5 of 6 tried; 1 cannot be run here: the reference fails: ValueError: odd"
+        "6 of 7 tried; 1 cannot be run here: the reference fails: ValueError: odd"
     )
 
 

@@ -6,6 +6,7 @@ A check that cannot be made here is recorded with the reason, and rejects nothin
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,11 +16,11 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import graphs, memcheck
 from kernel_generator.evaluation.finalist import axes_of
 from kernel_generator.evaluation.judge import Profile
-from kernel_generator.evaluation.values import edge_workloads
+from kernel_generator.evaluation.values import SIZES, edge_workloads
 from kernel_generator.evaluation.wrong import Wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flashinfer_bench import Workload
 
@@ -30,9 +31,12 @@ EDGES = "edge sizes"
 EDGES_S = 6.0
 """Wall time for the edges of one candidate. One that has begun is finished."""
 _TRIALS = 2
-_TELLING = (7, 129, 1, 37, 127, 2)
+_ANY = 0
+_TELLING = (7, 129, _ANY, 1, 37, 127, 2)
 """Sizes of edges in the order in which they are tried. 7 has empty sequences and fills no tile, 129
-goes one beyond a tile, 1 has one row or page, 37 has nearly everything in one sequence."""
+goes one beyond a tile, `_ANY` stands for one that nobody can know ahead, 1 has one row or page, 37
+has nearly everything in one sequence."""
+_DRAWN = range(3, 200)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def try_edges(
     """Correctness on sizes and index structures that no workload has, the most telling first,
     until `clock` has gone on by `budget_s` seconds."""
     task = finalist.task
-    edges = sorted(edge_workloads(task.definition, task.workloads), key=_rank)
+    edges = edge_workloads(task.definition, task.workloads, _any_size(task.workloads))
+    edges = sorted(edges, key=_rank)
     if not edges:
         reason = "no other sizes can be made up for this definition"
         return Certification((Check(name=EDGES, passed=None, message=reason),))
@@ -105,10 +110,14 @@ def try_edges(
     return Certification((Check(name=EDGES, passed=True if right else None, message=message),))
 
 
+def _any_size(workloads: Sequence[Workload]) -> int:
+    known = {extent for workload in workloads for extent in workload.axes.values()}
+    return random.SystemRandom().choice([n for n in _DRAWN if n not in (*SIZES, *known)])
+
+
 def _rank(edge: Workload) -> int:
-    size = edge.uuid.rpartition("-")[2]
-    order = [str(telling) for telling in _TELLING]
-    return order.index(size) if size in order else len(order)
+    size = int(edge.uuid.rpartition("-")[2])
+    return _TELLING.index(size if size in _TELLING else _ANY)
 
 
 def _says_nothing(judged: Judged, finalist: Finalist) -> bool:

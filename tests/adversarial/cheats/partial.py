@@ -113,6 +113,17 @@ def run(hidden_states, weight):
         stopped_by="certification: sizes that no workload has",
     ),
     Cheat(
+        "knows the sizes of a certification",
+        "Is right for the workloads' sizes and those of certification's edges, and for no other.",
+        NORM,
+        honestly(NORM) + "\ndef run(hidden_states, weight):\n"
+        "    out = honest(hidden_states, weight)\n"
+        "    sizes = (1, 2, 7, 37, 64, 127, 129, 509, 2048, 4096)\n"
+        "    return out if len(out) in sizes else out * 0\n",
+        ends=Rejected(WRONG),
+        stopped_by="certification: a size that is drawn at random",
+    ),
+    Cheat(
         "drops a head",
         "Copies the last head's output from the one before it.",
         PAGED,

@@ -5,7 +5,7 @@ device. Index structure (page tables, offsets, positions, slots, routing) is alw
 everything else differs from trial to trial.
 """
 
-from kernel_generator.evaluation.values.edges import edge_workloads
+from kernel_generator.evaluation.values.edges import SIZES, edge_workloads
 from kernel_generator.evaluation.values.generate import (
     as_described,
     draw,
@@ -17,6 +17,7 @@ from kernel_generator.evaluation.values.record import CPU, Values, Variant, Wher
 
 __all__ = [
     "CPU",
+    "SIZES",
     "Values",
     "Variant",
     "Where",

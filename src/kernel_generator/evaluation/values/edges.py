@@ -47,8 +47,14 @@ _BATCH_AXES = ("batch_size", "num_seqs", "num_sequences")
 _HEADS = {"num_qo_heads": 8, "num_q_heads": 8, "num_kv_heads": 2, "num_heads": 8}
 
 
-def edge_workloads(definition: Definition, workloads: Sequence[Workload]) -> tuple[Workload, ...]:
-    """At most six. Scalars are those of the first of `workloads`; every tensor is to be drawn.
+SIZES = tuple(edge.size for edge in _EDGES)
+
+
+def edge_workloads(
+    definition: Definition, workloads: Sequence[Workload], further: int | None = None
+) -> tuple[Workload, ...]:
+    """At most six, and one of the size `further`. Scalars are those of the first of `workloads`;
+    every tensor is to be drawn.
 
     None where the definition has no variable axis, where the meaning of captured integers is not
     known (no other extents could be given them), or where its constraints cannot be met.
@@ -63,7 +69,8 @@ def edge_workloads(definition: Definition, workloads: Sequence[Workload]) -> tup
         for name in definition.inputs
     }
     made: dict[tuple[int, ...], Workload] = {}
-    for number, edge in enumerate(_EDGES):
+    edges = _EDGES if further is None else (*_EDGES, _Edge(further, 3, Profile.RANDOM))
+    for number, edge in enumerate(edges):
         axes = _axes(definition, base, edge, swapped=number % 2 == 1)
         if axes is not None:
             chosen = {name: axes[name] for name in definition.var_axes}
