@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 
 _INSPECTED_SHARE = 0.25
 _GLANCED_BYTES = 512
-_LONG_BEFORE = 0.5
-"""Inputs that were replaced within this share of the shortest time in which the calls before theirs
-can be done were not what that call found."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,9 @@ class Ring:
         self._later = trials.private(replace(candidate.arena.layout, sets=1))
         """Other inputs for one call."""
         self._late = 0
-        """The number of that call, one of the second half of a block."""
-        self._replaced_s = 0.0
-        """How long after a block's begin its inputs were there."""
+        """The number of that call, one of the last quarter of a block."""
+        self._in_time = False
+        """Whether its inputs were replaced before its turn."""
         self._count = 0
         """So many sets of the ring hold new inputs."""
         self._random = random.SystemRandom()
@@ -138,20 +134,19 @@ class Ring:
         """See `timing.Rounds`."""
         self.prepare(count)
         self._trials.refill(self._later, self._workload, 1)
-        self._late = self._random.randrange(count // 2, count)
+        self._late = self._random.randrange(count - -(-count // 4), count)
 
     def surprise(self, party: Party) -> None:
         """See `timing.Rounds`."""
-        began = time.perf_counter()
         for place in self._later.layout.inputs:
             party.arena.region(place, self._late).copy_(self._later.region(place))
-        self._trials.synchronize()
-        self._replaced_s = time.perf_counter() - began
+        before = self._late - 1
+        # What the call before is to write is poison still: it is not done, and this one not begun.
+        self._in_time = torch.equal(party.arena.sets[before], self._block.sets[before])
 
-    def foreseen(self, party: Party, per_call_s: float, late_s: float) -> bool:
+    def foreseen(self, party: Party) -> bool:
         """See `timing.Rounds`."""
-        if self._replaced_s + late_s > _LONG_BEFORE * self._late * per_call_s:
-            # It may have been that call's turn already.
+        if not self._in_time:
             return False
         found = party.arena.sets[self._late :][:1].clone()
         before, now = self._block.sets[self._late :][:1], self._later.sets.clone()

@@ -61,8 +61,10 @@ _ALIKE = 1.05
 _LONGER = 4
 """A rival's block may last so many times as long, for as many calls as the candidate's has."""
 _SURPRISED, _SURPRISABLE = 0.25, 2
-"""So many rounds have a block that is not credited but looks into what is computed ahead; so many
-calls at least must a block have."""
+"""Such a share of rounds has a block that is not credited but looks into what is computed ahead; so
+many calls at least must a block have."""
+_HALF = 0.25
+"""Inputs are replaced within the first half of a block."""
 _ENOUGH = 0.02
 """Width of an interval over its value at which more blocks are not worth their time."""
 _FAR = 0.1
@@ -106,8 +108,6 @@ class Party:
     """So many calls may be in a block of it."""
     gated: bool = False
     host_bound: bool = False
-    fastest_s: float = float("inf")
-    """The shortest of its blocks by the judge's clock, overhead and all."""
     per_call_s: list[float] = field(default_factory=list[float])
     claims: list[Done] = field(default_factory=list[Done])
 
@@ -181,10 +181,9 @@ class Rounds(Protocol):
         """While the block runs: give that call those inputs."""
         ...
 
-    def foreseen(self, party: Party, per_call_s: float, late_s: float) -> bool:
+    def foreseen(self, party: Party) -> bool:
         """After such a block: whether that call answered the inputs that were there before,
-        although they were replaced long before its turn, at `per_call_s` a call. They may have been
-        so much later than the judge's clock says as `late_s`."""
+        although it was not its turn yet when they were replaced."""
         ...
 
 
@@ -252,6 +251,7 @@ class Clock:
             self._rounds.settle(party)
 
         def surprise() -> None:
+            time.sleep(random.SystemRandom().uniform(0.0, _HALF) * order.count * party.once_s)
             self._rounds.surprise(party)
 
         meanwhile = surprise if surprising else None
@@ -268,8 +268,6 @@ class Clock:
         if not isinstance(answer, Done):
             raise TimingFailed(party.name, answer)
         self._rounds.settled(party, order.mode in _OF_CALLS)
-        if order.count == party.count and order.mode in (Train.CALLS, Train.GATED):
-            party.fastest_s = min(party.fastest_s, answer.wall_s)
         return answer
 
     @staticmethod
@@ -308,7 +306,6 @@ class Clock:
         self._pattern = next((party for party in parties if party.gated), None)
         for party in parties:
             party.count = min(count, party.most)
-            party.fastest_s = float("inf")
             if not party.gated:
                 self._overhead(party.count, party.stores)
         if self._pattern is not None:
@@ -355,23 +352,18 @@ class Clock:
 
     def surprise(self, party: Party) -> None:
         """A block that counts for nothing, and looks like any other: while its first calls run, a
-        later one is given other inputs. Raises `Wrong` where a candidate answered ahead, twice."""
+        later one is given other inputs. Raises `Wrong` where a candidate had answered ahead."""
         if party.trusted or party.count < _SURPRISABLE:
             return
         mode = Train.GATED if party.gated else Train.CALLS
-        nothing = self._empty_trains(TrainOrder(party.count, Train.EMPTY, False))
-        for _ in range(2):
-            self._rounds.prepare_surprise(party.count)
-            self._train(party, TrainOrder(party.count, mode), party.gated, surprising=True)
-            late_s = max(done.wall_s for done in nothing)
-            per_call_s = (party.fastest_s - late_s) / party.count
-            if not self._rounds.foreseen(party, per_call_s, late_s):
-                return
-        raise Wrong(
-            Outcome.TIMING_UNTRUSTED,
-            "a timed call's inputs were replaced before its turn, and what had been there before "
-            "was answered: calls must not be computed ahead",
-        )
+        self._rounds.prepare_surprise(party.count)
+        self._train(party, TrainOrder(party.count, mode), party.gated, surprising=True)
+        if self._rounds.foreseen(party):
+            raise Wrong(
+                Outcome.TIMING_UNTRUSTED,
+                "a timed call's inputs were replaced before its turn, and what had been there "
+                "before was answered: calls must not be computed ahead",
+            )
 
     def check_claims(self, party: Party, written_bytes: int) -> None:
         """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
