@@ -63,8 +63,8 @@ _LONGER = 4
 _SURPRISED, _SURPRISABLE = 0.25, 2
 """Such a share of rounds has a block that is not credited but looks into what is computed ahead; so
 many calls at least must a block have."""
-_HALF = 0.25
-"""Inputs are replaced within the first half of a block."""
+_EARLY = 0.25
+"""Inputs are replaced within this first share of a block."""
 _ENOUGH = 0.02
 """Width of an interval over its value at which more blocks are not worth their time."""
 _FAR = 0.1
@@ -251,7 +251,7 @@ class Clock:
             self._rounds.settle(party)
 
         def surprise() -> None:
-            time.sleep(random.SystemRandom().uniform(0.0, _HALF) * order.count * party.once_s)
+            time.sleep(random.SystemRandom().uniform(0.0, _EARLY) * order.count * party.once_s)
             self._rounds.surprise(party)
 
         meanwhile = surprise if surprising else None
