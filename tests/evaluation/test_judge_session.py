@@ -280,6 +280,12 @@ class TestSessions:
         found = opened_by_a_thread_that_ended.evaluate(RIGHT, BRIEF)
         assert found.outcome is Outcome.PASSED
 
+    def test_record_what_their_inputs_were_drawn_from(self, session: LocalSession) -> None:
+        first, second = (session.evaluate(RIGHT, CORRECTNESS) for _ in range(2))
+        assert first.seed is not None
+        assert first.seed == second.seed
+        assert first.not_in_double == ""
+
     @pytest.mark.slow
     def test_give_each_judge_other_values(
         self, session: LocalSession, opened_by_a_thread_that_ended: LocalSession

@@ -128,7 +128,7 @@ class Quiet:
         del party
         return self.ahead
 
-    def fill(self, party: Party) -> None:
+    def fill(self, party: Party, count: int) -> None:
         pass
 
     def settle(self, party: Party) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from kernel_generator.domain.conversation import Usage
 from kernel_generator.domain.evaluation import (
+    Clocks,
     Evaluation,
     Interval,
     Timing,
@@ -50,6 +51,33 @@ def test_what_noise_may_explain_is_no_difference() -> None:
 
 def test_what_was_not_measured_is_called_unmeasured() -> None:
     assert figures.comparison(measured()) == "not measured"
+
+
+def test_notes_name_whatever_the_figures_suffer_from() -> None:
+    alone = Clocks(foreign_processes=0)
+    beside = Clocks(foreign_processes=2)
+    records = (
+        WorkloadEvaluation(uuid="a", axes={}, outcome=Outcome.PASSED, clocks=alone),
+        WorkloadEvaluation(
+            uuid="b", axes={}, outcome=Outcome.PASSED, clocks=beside, synthetic=("x",)
+        ),
+    )
+    found = figures.notes(
+        Evaluation(
+            outcome=Outcome.PASSED, workloads=records, unusable_baselines={"mine": "no nvcc"}
+        )
+    )
+    assert [note.split(":")[0] for note in found] == [
+        "synthetic values for 'x' on 1 of 2 workloads",
+        "up to 2 processes of others used the GPU while kernels were timed",
+        "no figure against mine",
+    ]
+
+
+@pytest.mark.parametrize("clocks", [None, Clocks(foreign_processes=0), Clocks()])
+def test_notes_are_none_where_nothing_is_known_to_disturb(clocks: Clocks | None) -> None:
+    record = WorkloadEvaluation(uuid="a", axes={}, outcome=Outcome.PASSED, clocks=clocks)
+    assert figures.notes(Evaluation(outcome=Outcome.PASSED, workloads=(record,))) == []
 
 
 @pytest.mark.parametrize(("cost", "text"), [(None, "cost unknown"), (0.0, "$0.0000")])

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kernel_generator.domain.target import TARGETS
 from kernel_generator.sandbox.arena import view
-from kernel_generator.sandbox.child import L2_FLUSH_BYTES
 from kernel_generator.sandbox.wire import Fault, Train
 from kernel_generator.sandbox.worker import Done, Failed, TrainOrder, Worker
 from tests.sandbox.driving import LIMIT_S, call, order, output, square
@@ -160,7 +158,3 @@ def test_binding_many_arenas_keeps_no_descriptor_of_any(worker: Worker, arena: A
         for _ in range(20):
             worker.bind(arena, LIMIT_S)
     assert told[0].splitlines()[-1] == told[1].splitlines()[-1]
-
-
-def test_the_cache_flush_covers_twice_the_l2_of_every_target() -> None:
-    assert all(2 * t.l2_mib * 2**20 <= L2_FLUSH_BYTES for t in TARGETS.values())

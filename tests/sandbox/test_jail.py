@@ -9,6 +9,7 @@ import ast
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,6 +206,13 @@ class TestBounds:
         assert isinstance(answer, Exceeded) or (
             isinstance(answer, Failed) and answer.fault is Fault.RESOURCE
         )
+
+    def test_of_cpu_time(self, arena: Arena) -> None:
+        # Importing torch takes some of it.
+        short = isolate(Level.STRICT, replace(TIGHT, cpu_s=15))
+        with Worker({}, short) as found:
+            answer = ended(found, arena, "while True: pass", limit_s=120.0)
+        assert answer == Exceeded("more than 15 s of CPU time")
 
     def test_of_time_whatever_it_started(self, strict: Isolation, arena: Arena) -> None:
         before = descendants()

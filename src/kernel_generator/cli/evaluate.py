@@ -98,8 +98,7 @@ def evaluate_file(
     for line in (
         figures.comparison(evaluation),
         figures.timers(evaluation),
-        figures.synthetic(evaluation),
-        *figures.unusable(evaluation),
+        *figures.notes(evaluation),
     ):
         if line:
             console.print(line, markup=False, highlight=False, soft_wrap=True)

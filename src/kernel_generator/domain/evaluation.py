@@ -179,6 +179,11 @@ class Evaluation(Record):
     complete: bool = False
     """True for a result of which no workload was left out, held-out ones included: each was
     correct, or cannot be run here (its outcome is `NOT_RUN`, and `message` counts them)."""
+    seed: int | None = None
+    """What all inputs of the judge's session were drawn from, told once it is used."""
+    not_in_double: str = ""
+    """Why outputs were compared with the reference as it is and not in double precision; empty
+    where they were."""
     seconds: float = 0.0
     timestamp: str = Field(default_factory=lambda: datetime.now(UTC).isoformat())
 

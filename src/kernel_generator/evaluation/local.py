@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from flashinfer_bench.data import Solution, SupportedLanguages
 
 from kernel_generator.domain.errors import (
@@ -209,6 +210,8 @@ class LocalSession:
                 "build_environment": portable_build_environment(self._task.target, language),
                 "labels": labels_of(solution),
                 "certified": profile.certified,
+                "seed": self._trials.seed,
+                "not_in_double": self._trials.not_in_double,
                 "complete": verdict.outcome.is_result
                 and len(verdict.workloads) == len(self._task.workloads),
                 "seconds": time.perf_counter() - began,
@@ -354,6 +357,8 @@ class LocalSession:
             device=self._device,
             interpret=self._interprets(solution),
             stands_in=self._device == "cpu" and self._task.target.is_gpu,
+            # The same for all that are timed against each other, whatever their environment says.
+            threads=torch.get_num_threads() if self._device == "cpu" else 0,
             furnish=self._furniture(solution),
         )
 

@@ -36,6 +36,8 @@ _WARM_S = 120.0
 _MOST_SPARES = 8
 _CORES_A_SPARE = 2
 """Imports and first launches keep a core busy for seconds; candidates come about once a second."""
+_CPU_S = 3600
+"""CPU time of one process of a candidate; what ends it earlier is a limit on each step."""
 _LOOK_S = 0.1
 """Whoever waits for a child that is being started looks so often whether the pool is closed."""
 _CLOSED = "the judge's session was closed"
@@ -49,6 +51,8 @@ class Pool:
 
     def __init__(self, task: Task, device: str, isolation: Isolation) -> None:
         self.isolation = isolation
+        self._bounds = replace(isolation.bounds, cpu_s=_CPU_S)
+        """A candidate's. The reference and baselines live as long as the session."""
         self._task = task
         self._device = device
         self._on_gpu = device != "cpu"
@@ -117,9 +121,8 @@ class Pool:
         Raises `SandboxError` as `start` does.
         """
         environment = {**build_environment(self._task.target, language), COMPILES: "1"}
-        bounds = self.isolation.bounds
-        bounds = replace(bounds, disk_bytes=min(bounds.disk_bytes, _BUILD_DISK_BYTES))
-        return self.start(environment, gpu=False, bounds=bounds)
+        most = min(self._bounds.disk_bytes, _BUILD_DISK_BYTES)
+        return self.start(environment, gpu=False, bounds=replace(self._bounds, disk_bytes=most))
 
     def take(self, language: str) -> Worker:
         """A fresh child for a candidate: one started ahead of need, where it suits.
@@ -127,7 +130,8 @@ class Pool:
         Raises `SandboxError` where none can be started.
         """
         if language != self._task.language:
-            return self.start(build_environment(self._task.target, language))
+            environment = build_environment(self._task.target, language)
+            return self.start(environment, bounds=self._bounds)
         while True:
             with self._taking:
                 if not self._ready:
@@ -184,7 +188,7 @@ class Pool:
         environment = build_environment(self._task.target, self._task.language)
         if self._task.language == SupportedLanguages.PYTHON:
             environment[PRELOADED] = "torch._inductor.compile_fx"
-        worker = self.start(environment)
+        worker = self.start(environment, bounds=self._bounds)
         if self._on_gpu:
             caches = warmth.launch_caches(self._device) if self._launches else None
             furnish = None if caches is None else str(caches)

@@ -86,12 +86,12 @@ class Ring:
         poison(self._block, self._turn, count)
         self._chosen, self._answered = [], 0
 
-    def fill(self, party: Party) -> None:
+    def fill(self, party: Party, count: int) -> None:
         """See `timing.Rounds`."""
-        count = self._count
+        count = min(count, self._count)
         party.arena.sets[:count].copy_(self._block.sets[:count])
         picks = torch.randint(0, len(self._places), (_GLANCED_BYTES,))
-        sets = torch.randint(0, min(count, party.count), (_GLANCED_BYTES,))
+        sets = torch.randint(0, max(1, min(count, party.count)), (_GLANCED_BYTES,))
         where = self._places[picks] + sets * self._block.layout.size
         self._where = where.to(self._block.sets.device)
         self._trials.synchronize()

@@ -35,6 +35,7 @@ _LEAST_BLOCKS = 3
 _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
 _OF_CALLS = (Train.CALLS, Train.GATED, Train.SYNCED)
+_OF_NOTHING = (Train.EMPTY, Train.GATED_EMPTY)
 _EMPTY_TRAINS, _MOST_EMPTY_TRAINS = 3, 10
 _REMEMBERED = 200
 _MORE_BLOCKS = 15
@@ -155,8 +156,8 @@ class Rounds(Protocol):
         """Make new inputs for the first `count` sets of the ring."""
         ...
 
-    def fill(self, party: Party) -> None:
-        """Give a party those inputs."""
+    def fill(self, party: Party, count: int) -> None:
+        """Give a party those of the first `count` sets."""
         ...
 
     def settle(self, party: Party) -> None:
@@ -243,7 +244,8 @@ class Clock:
             if not party.trusted:
                 # It cannot begin on what is being written.
                 hold(party.worker)
-            self._rounds.fill(party)
+            untouched = order.mode in _OF_NOTHING and not order.stores
+            self._rounds.fill(party, 0 if untouched else order.count)
 
         def settle() -> None:
             self._rounds.settle(party)

@@ -107,7 +107,8 @@ class Trials:
         self._task = task
         self.device = device
         self._limits = limits
-        self._seed = seed
+        self.seed = seed
+        """What all inputs are drawn from."""
         self._plans: dict[str, InputPlan] = {}
         self._expected: dict[tuple[str, int], Expected] = {}
         self._values: dict[tuple[str, int], Values] = {}
@@ -312,7 +313,7 @@ class Trials:
                 self._write_many(block, made, base, slice(start, start + many))
 
     def _generator(self, index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._seed + index)
+        return torch.Generator().manual_seed(self.seed + index)
 
     def values(self, workload: Workload, index: int) -> Values:
         """Inputs number `index`.
@@ -352,7 +353,7 @@ class Trials:
             scalars = [n for n, i in self._task.definition.inputs.items() if i.shape is None]
             left_open = [n for n in scalars if isinstance(workload.inputs.get(n), RandomInput)]
             if left_open:
-                generator = torch.Generator().manual_seed(self._seed)
+                generator = torch.Generator().manual_seed(self.seed)
                 task = self._task
                 found = as_described(task.definition, workload, task.root, generator).scalars
                 fixed = {n: ScalarInput(value=found[n]) for n in left_open}

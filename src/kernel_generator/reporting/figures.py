@@ -81,7 +81,25 @@ def timers(evaluation: Evaluation) -> str:
     return "timed by " + "; ".join(names) if names else ""
 
 
-def synthetic(evaluation: Evaluation) -> str:
+def notes(evaluation: Evaluation) -> list[str]:
+    """What somebody who relies on the figures has to know beside them, a sentence each."""
+    found = (_synthetic(evaluation), _company(evaluation), *_unusable(evaluation))
+    return [note for note in found if note]
+
+
+def _company(evaluation: Evaluation) -> str:
+    """Says where others used the GPU while it was timed; '' where nobody did, or nobody knows."""
+    clocks = [w.clocks for w in evaluation.workloads if w.clocks is not None]
+    most = max((c.foreign_processes or 0 for c in clocks), default=0)
+    if not most:
+        return ""
+    return (
+        f"up to {most} process{'es' if most > 1 else ''} of others used the GPU while kernels were "
+        "timed: the figures may be off"
+    )
+
+
+def _synthetic(evaluation: Evaluation) -> str:
     """Says which inputs were made up where their captured files are missing; '' where none were."""
     found = [w.synthetic for w in evaluation.workloads if w.synthetic]
     if not found:
@@ -93,7 +111,7 @@ def synthetic(evaluation: Evaluation) -> str:
     )
 
 
-def unusable(evaluation: Evaluation) -> list[str]:
+def _unusable(evaluation: Evaluation) -> list[str]:
     """A sentence for each baseline that was asked for and has no figure."""
     return [
         f"no figure against {name}: {reason}"

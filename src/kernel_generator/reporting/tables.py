@@ -61,8 +61,7 @@ def campaign_notes(rows: list[Row]) -> list[str]:
         if row.evaluation is not None and row.evaluation.outcome.is_result
         for note in (
             row.evaluation.message.strip(),
-            figures.synthetic(row.evaluation),
-            *figures.unusable(row.evaluation),
+            *figures.notes(row.evaluation),
         )
         if note
     ]

@@ -36,6 +36,8 @@ class Bounds:
     """Processes and threads."""
     disk_bytes: int = 4 << 30
     """Files that it writes; they live in memory."""
+    cpu_s: int | None = None
+    """Seconds of CPU time of one process, all its threads together; None: as long as it lives."""
 
 
 _timed = threading.Lock()

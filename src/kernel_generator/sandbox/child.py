@@ -7,21 +7,19 @@ output, no seed, no key and no verdict; whatever it claims can only hurt the can
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import json
 import os
-import resource
 import shutil
-import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernel_generator.sandbox import compiling, wire
+from kernel_generator.sandbox.confinement import confine
+from kernel_generator.sandbox.failures import Failing, Mismatch, explain, failed
 from kernel_generator.sandbox.wire import Fault, Kind, Train
 
 if TYPE_CHECKING:
@@ -31,17 +29,9 @@ if TYPE_CHECKING:
 
     from kernel_generator.sandbox.buffers import Binding, Buffers
 
-L2_FLUSH_BYTES = 256 * 1024 * 1024
-"""At least twice the L2 of any target in the table."""
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
-
-
-class _Mismatch(Exception):
-    """The candidate returned something of the wrong shape, count, dtype or type."""
-
-    def __init__(self, fault: Fault, text: str) -> None:
-        super().__init__(text)
-        self.fault = fault
+_FLUSHED_TIMES = 3
+"""So many times what the L2 holds is written before each timed call: of what was there, nothing is
+left."""
 
 
 class Child:
@@ -65,10 +55,11 @@ class Child:
             frame = wire.receive(self._sock)
             try:
                 kind, payload = self._answer(frame)
-            except (_Mismatch, compiling.NotTaken) as error:
-                kind, payload = Kind.FAILED, _failure(error.fault, str(error))
+            except (Mismatch, compiling.NotTaken) as error:
+                kind, payload = Kind.FAILED, failed(error.fault, str(error))
             except BaseException as error:  # noqa: BLE001 - sys.exit() in a kernel fails like any other
-                kind, payload = Kind.FAILED, self._explain(error, Kind(frame.kind))
+                at = Failing(Kind(frame.kind), self._interpreted, self._stands_in)
+                kind, payload = Kind.FAILED, explain(error, at)
             _flush_output()
             wire.send(self._sock, kind, payload)
 
@@ -127,7 +118,7 @@ class Child:
         if order["device"] is None:
             return
         torch.cuda.init()
-        self._flush = torch.zeros(L2_FLUSH_BYTES, dtype=torch.uint8, device=order["device"])
+        self._flush = _flushing(order["device"])
         if order["triton"]:
             from kernel_generator.sandbox.warm_up import launch  # noqa: PLC0415
 
@@ -199,7 +190,7 @@ class Child:
         try:
             values = run_upcast(self._runnable, buffers.inputs)
         except NotUpcast as error:
-            raise _Mismatch(Fault.NOT_WIDE, str(error)) from error
+            raise Mismatch(Fault.NOT_WIDE, str(error)) from error
         self._store(values, buffers)
 
     def _store(self, returned: Any, buffers: Buffers) -> None:
@@ -211,7 +202,7 @@ class Child:
                 output.copy_(value)
             return
         if len(values) != len(buffers.outputs):
-            raise _Mismatch(
+            raise Mismatch(
                 Fault.SHAPE, f"returned {len(values)} values, expected {len(buffers.outputs)}"
             )
         for name, value, output in zip(self._output_names, values, buffers.outputs, strict=True):
@@ -219,20 +210,20 @@ class Child:
                 output.fill_(value)
                 continue
             if type(value) is not torch.Tensor:
-                raise _Mismatch(
+                raise Mismatch(
                     Fault.DTYPE, f"output '{name}' is a {type(value).__name__}, expected a Tensor"
                 )
             if value.dtype != output.dtype:
-                raise _Mismatch(
+                raise Mismatch(
                     Fault.DTYPE, f"output '{name}' has dtype {value.dtype}, expected {output.dtype}"
                 )
             if value.shape != output.shape:
-                raise _Mismatch(
+                raise Mismatch(
                     Fault.SHAPE,
                     f"output '{name}' has shape {list(value.shape)}, expected {list(output.shape)}",
                 )
             if value.device.type != output.device.type:
-                raise _Mismatch(
+                raise Mismatch(
                     Fault.DTYPE, f"output '{name}' is on {value.device}, expected {output.device}"
                 )
             output.copy_(value)
@@ -269,7 +260,7 @@ class Child:
         from kernel_generator.sandbox import driver  # noqa: PLC0415
 
         if self._flush is None:
-            self._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device=self._device)
+            self._flush = _flushing(self._device)
         ring = binding.ring[:count]
         starts = [torch.cuda.Event(enable_timing=True) for _ in ring]
         ends = [torch.cuda.Event(enable_timing=True) for _ in ring]
@@ -308,55 +299,13 @@ class Child:
             self._call(self._bindings[slot].ring[0])
         return int(counter.get_total_flops())
 
-    def _explain(self, error: BaseException, kind: Kind) -> bytes:
-        """The payload of a FAILED frame, also for errors that cannot be looked at."""
-        try:
-            return _failure(self._classify(error, kind), _describe(error))
-        except BaseException:  # noqa: BLE001 - the candidate wrote the error's class
-            fault = Fault.BUILD if kind in _BUILDING else Fault.RUN
-            return _failure(fault, f"an error that cannot be shown: {type(error).__name__}")
 
-    def _classify(self, error: BaseException, kind: Kind) -> Fault:
-        text = str(error)
-        name = type(error).__name__
-        if isinstance(error, MemoryError) or name in ("OutOfMemoryError", "bad_alloc"):
-            return Fault.RESOURCE
-        if any(sign in text for sign in _EXHAUSTED):
-            return Fault.RESOURCE
-        if self._interpreted:
-            from kernel_generator.sandbox.interpreter import (  # noqa: PLC0415
-                is_interpreters_fault,
-            )
+def _flushing(device: str) -> torch.Tensor:
+    """What is written to flush the L2, zeros."""
+    import torch  # noqa: PLC0415
 
-            if is_interpreters_fault(error):
-                return Fault.NOT_RUNNABLE
-        if self._stands_in and any(sign in text for sign in _NEEDS_GPU):
-            return Fault.NOT_RUNNABLE
-        if kind in _BUILDING:
-            return Fault.BUILD
-        if name in ("CompilationError", "PTXASError", "CompileTimeAssertionFailure"):
-            return Fault.BUILD
-        if name == "OutOfResources":
-            return Fault.BUILD
-        return Fault.RUN
-
-
-_BUILDING = (Kind.PREPARE, Kind.BUILD)
-_EXHAUSTED = (
-    "can't allocate",
-    "std::bad_alloc",
-    "Cannot allocate memory",
-    "No space left on device",
-    "Resource temporarily unavailable",
-    "can't start new thread",
-)
-_NEEDS_GPU = (
-    "not compiled with CUDA",
-    "no NVIDIA driver",
-    "No CUDA GPUs",
-    # torch has no such operation for this dtype on a CPU.
-    "not implemented for '",
-)
+    held = torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.zeros(_FLUSHED_TIMES * held, dtype=torch.uint8, device=device)
 
 
 def _fits(value: Any, output: torch.Tensor) -> bool:
@@ -383,28 +332,11 @@ def _flush_output() -> None:
             stream.flush()
 
 
-def _failure(fault: Fault, text: str) -> bytes:
-    return bytes([fault]) + text.encode("utf-8", "replace")[: wire.MAX_TEXT]
-
-
-def _describe(error: BaseException) -> str:
-    # A compiler's output is the builder's whole message; the frames around it are not the
-    # candidate's, and its causes say the same again.
-    by_compiler = isinstance(error, compiling.BuildError) or (
-        type(error).__name__ == "BuildError" and "ninja" in str(error)
-    )
-    text = str(error) if by_compiler else "".join(traceback.format_exception(error))
-    if len(text) > wire.MAX_TEXT:
-        half = wire.MAX_TEXT // 2
-        text = text[:half] + "\n[...]\n" + text[-half:]
-    return text
-
-
 def main() -> None:
     """Entry point; arguments: the channel's descriptor, and the order how to start, as JSON."""
     start = json.loads(sys.argv[2])
     if start is not None:
-        _confine(start)
+        confine(start)
         if start["under"]:
             # The program above has the candidate's rights and no more: it is started from here, and
             # starts this one again, which is confined already.
@@ -432,37 +364,6 @@ def _import_ahead() -> None:
     for module in ("flashinfer_bench.compile", *os.environ.get(wire.PRELOADED, "").split()):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-
-
-def _confine(start: Any) -> None:
-    # Where memory runs out, this process goes, and not the judge.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    user: int | None = start["user"]
-    if user is not None:
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    libc = ctypes.CDLL(None, use_errno=True)
-    # A change of user takes a process's own files in /proc away from it; this gives them back.
-    libc.prctl(_PR_SET_DUMPABLE, 1)
-    limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: start["processes"],
-        resource.RLIMIT_FSIZE: start["file_bytes"],
-    }
-    for limit, value in limits.items():
-        if value is not None:
-            with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(limit, (value, value))
-    parent: int | None = start["parent"]
-    if parent is not None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-    home = Path(start["home"])
-    home.mkdir(exist_ok=True)
-    os.chdir(home)
 
 
 if __name__ == "__main__":

@@ -199,6 +199,7 @@ class Worker:
             raise
         finally:
             theirs.close()
+        self._cpu_s = isolation.bounds.cpu_s
         self._ticket = 0
         self._stopped: list[int] = []
         self._afterwards: list[Callable[[], None]] = []
@@ -453,6 +454,8 @@ class Worker:
         if self._jailed and status is not None and status > _BY_SIGNAL:
             # bubblewrap tells of a signal as a shell does.
             status = _BY_SIGNAL - status
+        if status == -signal.SIGXCPU:
+            return Exceeded(f"more than {self._cpu_s} s of CPU time")
         return Died(status)
 
     def _exited(self) -> bool:
@@ -563,6 +566,7 @@ class _Spawn:
             "under": self.under,
             "processes": bounds.processes if jail else None,
             "file_bytes": bounds.disk_bytes if jail else None,
+            "cpu_s": bounds.cpu_s,
         }
         program = _START.format(path=_import_path())
         command = [
