@@ -29,7 +29,7 @@ class Block8:
     def __init__(self, arena: Arena, ring: Ring, party: Party) -> None:
         self.arena, self.ring, self.party = arena, ring, party
         ring.prepare_surprise(SETS)
-        ring.fill(party)
+        ring.fill(party, SETS)
 
     def answers(self, *numbers: int) -> dict[int, torch.Tensor]:
         """What these calls have to write, by the inputs that are there now."""
