@@ -49,7 +49,7 @@ def run(hidden_states, weight, output):
     ),
     Cheat(
         "skips when called in quick succession",
-        "Takes calls less than a millisecond apart for timing, and returns at once.",
+        "Takes calls less than five milliseconds apart for timing, and returns at once.",
         ROUTING,
         honestly(ROUTING)
         + """
@@ -59,7 +59,7 @@ last = [0.0]
 
 
 def run(router_logits, topk_weights, topk_ids):
-    hurried = time.perf_counter() - last[0] < 1e-3
+    hurried = time.perf_counter() - last[0] < 5e-3
     if not hurried:
         weights, ids = honest(router_logits)
         topk_weights.copy_(weights)
