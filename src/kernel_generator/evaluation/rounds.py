@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.trials import Trials
     from kernel_generator.sandbox.arena import Block
 
-_INSPECTED_SHARE = 0.25
+_INSPECTED_SHARE, _INSPECTED_LEAST = 0.25, 4
+"""Of a block of few calls all are looked at: half of them left out would go unseen too often."""
 _GLANCED_BYTES = 512
 
 
@@ -108,7 +109,8 @@ class Ring:
         if party is not self._candidate:
             return
         count = min(party.count, self._count)
-        self._chosen = self._random.sample(range(count), math.ceil(count * _INSPECTED_SHARE))
+        many = max(math.ceil(count * _INSPECTED_SHARE), min(count, _INSPECTED_LEAST))
+        self._chosen = self._random.sample(range(count), many)
         hold(party.worker)
         again = party.arena.sets.view(-1)[self._where]
         self._found = party.arena.sets[self._chosen]
