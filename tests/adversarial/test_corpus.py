@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 NOISE = 1.5
 """A cheat that is credited no more than this times its honest twin gained nothing that shows."""
+_AGAIN = 2
+"""So often what seems to have gained is judged again, beside its twin."""
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +84,20 @@ def test_a_cheat_ends_as_it_must(
             assert found.outcome.is_result, _told(found)
             assert _has_label(found, words), found.labels
         case Neutralised(twin):
+            honest = courtroom.judge_once(_twin(case, twin), device)
+            for _ in range(_AGAIN):
+                # What is gained is gained each time; noise is not.
+                if not found.outcome.is_result or not _gained(found, honest):
+                    break
+                found = courtroom.judge(case, device, here)
+                honest = courtroom.judge(_twin(case, twin), device)
             if found.outcome.is_result:
-                _gained_nothing(found, courtroom.judge_once(_twin(case, twin), device))
+                assert not _gained(found, honest), (
+                    f"credited {found.speedup}, its honest twin {honest.speedup}"
+                )
             else:
                 assert found.outcome.is_candidates_fault, _told(found)
+            left += here.left_behind()
     assert left == []
 
 
@@ -126,14 +138,11 @@ def _twin(case: Cheat, name: str) -> Case:
     return next(one for one in HONEST if one.name == name)
 
 
-def _gained_nothing(found: Evaluation, honest: Evaluation) -> None:
+def _gained(found: Evaluation, honest: Evaluation) -> bool:
     assert honest.outcome.is_result, _told(honest)
     if found.speedup is None or honest.speedup is None:
-        assert found.speedup is None
-        return
-    assert found.speedup.low <= NOISE * honest.speedup.high, (
-        f"credited {found.speedup}, its honest twin {honest.speedup}"
-    )
+        return found.speedup is not honest.speedup
+    return found.speedup.low > NOISE * honest.speedup.high
 
 
 def _has_label(found: Evaluation, words: str) -> bool:

@@ -49,8 +49,8 @@ class Block8:
         """The judge replaces the inputs of one of the last two calls."""
         self.ring.surprise(self.party)
 
-    def found_out(self) -> bool:
-        """What the judge finds at the block's end."""
+    def found_out(self) -> bool | None:
+        """What the judge finds at the block's end; None where it was too late."""
         return self.ring.foreseen(self.party)
 
 
@@ -82,7 +82,7 @@ def test_calls_in_their_turn_answer_what_they_find(block: Block8) -> None:
     block.call(0, 1)
     block.surprised()
     block.call(*range(2, SETS))
-    assert not block.found_out()
+    assert block.found_out() is False
 
 
 def test_calls_that_were_answered_ahead_are_found_out(block: Block8) -> None:
@@ -96,9 +96,9 @@ def test_calls_that_were_answered_ahead_are_found_out(block: Block8) -> None:
 def test_nothing_is_said_where_the_turn_had_come_already(block: Block8) -> None:
     block.call(*range(SETS))
     block.surprised()
-    assert not block.found_out()
+    assert block.found_out() is None
 
 
 def test_a_wrong_answer_is_not_one_ahead(block: Block8) -> None:
     block.surprised()
-    assert not block.found_out()
+    assert block.found_out() is False

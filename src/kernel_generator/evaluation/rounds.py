@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.memory import poison
+from kernel_generator.evaluation.surprise import Surprise
 from kernel_generator.evaluation.wrong import Wrong, hold
 
 if TYPE_CHECKING:
@@ -61,16 +62,14 @@ class Ring:
         self._reference = reference
         self._judge = judge
         self._block = trials.private(candidate.arena.layout)
-        self._later = trials.private(replace(candidate.arena.layout, sets=1))
-        """Other inputs for one call."""
-        self._late = 0
-        """The number of that call, one of the last quarter of a block."""
+        self._surprise = Surprise(trials, workload, self._block)
         self._in_time = False
-        """Whether its inputs were replaced before its turn."""
+        """Whether its inputs were replaced before the call's turn."""
         self._count = 0
         """So many sets of the ring hold new inputs."""
         self._random = random.SystemRandom()
         self._turn = 0
+        self._few = False
         self._places = _output_bytes(self._block)
         self._where = torch.zeros(0, dtype=torch.int64, device=self._block.sets.device)
         self._glanced = self._where
@@ -79,9 +78,10 @@ class Ring:
         self._answered = 0
         """So many sets of this round the reference has answered in its own ring."""
 
-    def prepare(self, count: int) -> None:
+    def prepare(self, count: int, few: bool = False) -> None:
         """See `timing.Rounds`."""
         self._turn += 1
+        self._few = few
         self._count = count
         self._trials.refill(self._block, self._workload, count)
         poison(self._block, self._turn, count)
@@ -109,7 +109,8 @@ class Ring:
         if party is not self._candidate:
             return
         count = min(party.count, self._count)
-        many = max(math.ceil(count * _INSPECTED_SHARE), min(count, _INSPECTED_LEAST))
+        share = 0 if self._few else math.ceil(count * _INSPECTED_SHARE)
+        many = max(share, min(count, _INSPECTED_LEAST))
         self._chosen = self._random.sample(range(count), many)
         hold(party.worker)
         again = party.arena.sets.view(-1)[self._where]
@@ -135,32 +136,24 @@ class Ring:
     def prepare_surprise(self, count: int) -> None:
         """See `timing.Rounds`."""
         self.prepare(count)
-        self._trials.refill(self._later, self._workload, 1)
-        self._late = self._random.randrange(count - -(-count // 4), count)
+        self._surprise.prepare(count)
 
     def surprise(self, party: Party) -> None:
         """See `timing.Rounds`."""
-        for place in self._later.layout.inputs:
-            party.arena.region(place, self._late).copy_(self._later.region(place))
-        before = self._late - 1
-        # What the call before is to write is poison still: it is not done, and this one not begun.
-        self._in_time = torch.equal(party.arena.sets[before], self._block.sets[before])
+        self._in_time = self._surprise.replace(party.arena)
 
-    def foreseen(self, party: Party) -> bool:
+    def foreseen(self, party: Party) -> bool | None:
         """See `timing.Rounds`."""
         if not self._in_time:
+            return None
+        found = party.arena.sets[self._surprise.late][None].clone()
+        first, then = self._surprise.content
+        if self._is_right(Looked(then, found, None)):
             return False
-        found = party.arena.sets[self._late :][:1].clone()
-        before, now = self._block.sets[self._late :][:1], self._later.sets.clone()
-        for place in self._later.layout.outputs:
+        for place in self._block.layout.inputs:
             region = slice(place.offset, place.offset + place.nbytes)
-            now[:, region] = before[:, region]
-        if self._is_right(Looked(now, found, None)):
-            return False
-        for place in self._later.layout.inputs:
-            region = slice(place.offset, place.offset + place.nbytes)
-            found[:, region] = before[:, region]
-        return self._is_right(Looked(before, found, None))
+            found[:, region] = first[:, region]
+        return self._is_right(Looked(first, found, None))
 
     def _is_right(self, looked: Looked) -> bool:
         try:

@@ -23,6 +23,8 @@ from kernel_generator.sandbox.wire import Train
 from kernel_generator.sandbox.worker import Done, TrainOrder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from kernel_generator.domain.evaluation import Interval
@@ -38,8 +40,8 @@ _OF_CALLS = (Train.CALLS, Train.GATED, Train.SYNCED)
 _OF_NOTHING = (Train.EMPTY, Train.GATED_EMPTY)
 _EMPTY_TRAINS, _MOST_EMPTY_TRAINS = 3, 10
 _REMEMBERED = 200
-_MORE_BLOCKS = 15
-"""A spell of noise can last for a few blocks: a claim is given so many more to be borne out."""
+_LONGER_STILL, _LEAST_LONG, _MOST_LONG = 8, 3, 6
+"""What bears a claim out in the end are so many times longer blocks, so many of them."""
 _CALLS_ALONE, _TRAINS_ALONE = 8, 5
 _EMPTY_KERNEL_S = 0.9e-6
 """A kernel that does nothing, as CUPTI measures it (H100). Events around it read more: what is more
@@ -57,14 +59,21 @@ no more than this (H100, sixteen cores, other children importing)."""
 _L2_BYTES, _WRITE_BACK_BYTES_S = 64 << 20, 2.5e12
 """What is written stays in the L2 as far as it fits, and is written back during the next flush
 (H100: 50 MiB at 3 TB/s)."""
-_ALIKE = 1.05
+_MOST_QUEUED = 32
+"""More calls a block make a round longer, and its figures no better."""
 _LONGER = 4
 """A rival's block may last so many times as long, for as many calls as the candidate's has."""
 _SURPRISED, _SURPRISABLE = 0.25, 2
 """Such a share of rounds has a block that is not credited but looks into what is computed ahead; so
 many calls at least must a block have."""
 _EARLY = 0.25
-"""Inputs are replaced within this first share of a block."""
+"""Inputs are replaced within this first share of a block, or later, as the copy takes."""
+_SURPRISES = 4
+"""So often at most a workload's candidate is tried until they were there in time."""
+_IN_ORDER, _TOO_EARLY = 4, 0.45
+"""Of a block of so many calls, three in four are not done after this share of its time."""
+_TOO_OFTEN = 2
+"""One block may end late through no fault of its calls."""
 _ENOUGH = 0.02
 """Width of an interval over its value at which more blocks are not worth their time."""
 _FAR = 0.1
@@ -85,6 +94,8 @@ class TimingPlan:
     """Blocks end where the interval of every ratio is narrower than this share of it. Of the ratio
     to the incumbent, which decides, it is never more than 2 %."""
     call_limit_s: float = 60.0
+    long_blocks: bool = False
+    """Claims are checked against much longer blocks in any case."""
     against_itself: bool = False
     """Also time the candidate against itself: the A/A noise of the measurement."""
 
@@ -152,8 +163,9 @@ class ClaimContradicted(Exception):
 class Rounds(Protocol):
     """What happens around the blocks, while no clock runs but for `settle`."""
 
-    def prepare(self, count: int) -> None:
-        """Make new inputs for the first `count` sets of the ring."""
+    def prepare(self, count: int, few: bool = False) -> None:
+        """Make new inputs for the first `count` sets of the ring. `few`: no more than a few of the
+        calls will be looked at."""
         ...
 
     def fill(self, party: Party, count: int) -> None:
@@ -181,9 +193,9 @@ class Rounds(Protocol):
         """While the block runs: give that call those inputs."""
         ...
 
-    def foreseen(self, party: Party) -> bool:
-        """After such a block: whether that call answered the inputs that were there before,
-        although it was not its turn yet when they were replaced."""
+    def foreseen(self, party: Party) -> bool | None:
+        """After such a block: whether that call answered the inputs that were there before. None
+        where the call before it had written already when they were replaced."""
         ...
 
 
@@ -205,6 +217,8 @@ class Clock:
         self._rounds = rounds
         self._empty: dict[TrainOrder, list[Done]] = {}
         self._around: list[float] = [] if around_s is None else around_s
+        self._too_early = 0
+        """So many blocks had answered one of their last calls long before its turn."""
         self._pattern: Party | None = None
         """Whose queued trains those of nothing resemble."""
 
@@ -236,7 +250,11 @@ class Clock:
         return self._empty_trains(TrainOrder(party.count, Train.GATED_EMPTY, party.stores), least)
 
     def _train(
-        self, party: Party, order: TrainOrder, gated: bool, surprising: bool = False
+        self,
+        party: Party,
+        order: TrainOrder,
+        gated: bool,
+        meanwhile: Callable[[float], None] | None = None,
     ) -> Done:
         limit = self._plan.call_limit_s
 
@@ -250,11 +268,6 @@ class Clock:
         def settle() -> None:
             self._rounds.settle(party)
 
-        def surprise() -> None:
-            time.sleep(random.SystemRandom().uniform(0.0, _EARLY) * order.count * party.once_s)
-            self._rounds.surprise(party)
-
-        meanwhile = surprise if surprising else None
         with unwatched():
             if gated and not isinstance(party.arena, Arena):
                 patience = self._patience(party, order.count)
@@ -330,7 +343,8 @@ class Clock:
         return not isinstance(party.arena, Arena)
 
     def _queue_up(self, party: Party) -> None:
-        for count in sorted({party.count, -(-party.count // 8), 1}, reverse=True):
+        most = min(party.count, _MOST_QUEUED)
+        for count in sorted({most, -(-most // 8), 1}, reverse=True):
             # The first train makes events and buffers; the second does not.
             done = self._train(party, TrainOrder(count, Train.GATED), gated=True)
             if done.gated:
@@ -350,58 +364,93 @@ class Clock:
         party.claims.append(done)
         return max(claimed_s / party.count - self._around_s, 1e-9)
 
-    def surprise(self, party: Party) -> None:
+    def surprise(self, party: Party, at_once: bool = False) -> bool:
         """A block that counts for nothing, and looks like any other: while its first calls run, a
-        later one is given other inputs. Raises `Wrong` where a candidate had answered ahead."""
+        later one is given other inputs. Raises `Wrong` where a candidate had answered ahead.
+
+        False where the inputs were not there in time. `at_once`: they are not kept back for a
+        while, for that.
+        """
         if party.trusted or party.count < _SURPRISABLE:
-            return
+            return True
+        known = [done.wall_s for done in party.claims] if party.gated else party.per_call_s
+        calls = 1 if party.gated else party.count
+        lasts_s = calls * min(known, default=party.once_s)
+        took_s = 0.0
+
+        def surprise(began: float) -> None:
+            nonlocal took_s
+            if not at_once:
+                time.sleep(random.SystemRandom().uniform(0.0, _EARLY) * lasts_s)
+            self._rounds.surprise(party)
+            took_s = time.perf_counter() - began
+
         mode = Train.GATED if party.gated else Train.CALLS
         self._rounds.prepare_surprise(party.count)
-        self._train(party, TrainOrder(party.count, mode), party.gated, surprising=True)
-        if self._rounds.foreseen(party):
+        done = self._train(party, TrainOrder(party.count, mode), party.gated, surprise)
+        foreseen = self._rounds.foreseen(party)
+        if foreseen:
             raise Wrong(
                 Outcome.TIMING_UNTRUSTED,
                 "a timed call's inputs were replaced before its turn, and what had been there "
                 "before was answered: calls must not be computed ahead",
             )
+        if foreseen is None and party.count >= _IN_ORDER and len(known) >= _LEAST_BLOCKS:
+            lasts_s = min(done.wall_s, calls * min(known))
+            self._too_early += took_s < _TOO_EARLY * lasts_s
+            if self._too_early == _TOO_OFTEN:
+                raise Wrong(
+                    Outcome.TIMING_UNTRUSTED,
+                    f"{took_s * 1e3:.2f} ms into a block of {lasts_s * 1e3:.2f} ms, one of its "
+                    "last calls had been answered: calls must not be computed ahead",
+                )
+        return foreseen is not None
 
     def check_claims(self, party: Party, written_bytes: int) -> None:
         """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
-        than flushing the cache takes beside it, in further blocks too.
+        than flushing the cache takes beside it, and much longer blocks say so too.
 
         `written_bytes` are what a call writes: as far as the L2 holds them, they reach the memory
         after the call, within the judge's clock and outside of the claim.
         """
         if not party.claims:
             return
-        left = _MORE_BLOCKS
-        while (contradicted := self._contradicted(party, written_bytes)) is not None:
-            if not left:
-                raise contradicted
-            left -= 1
-            self._rounds.prepare(party.count)
-            self.beside()
+        credited_s = float(np.median([d.device_ns for d in party.claims])) * 1e-9 / party.count
+        written_bytes = min(written_bytes, _L2_BYTES)
+        walls = [done.wall_s for done in party.claims]
+        unborne = self._contradicted(party, credited_s, walls, written_bytes)
+        if unborne is None and not self._plan.long_blocks:
+            return
+        # The more calls, the less weighs what the protocol takes.
+        party.count = min(party.arena.layout.sets, _LONGER_STILL * party.count)
+        walls = []
+        while len(walls) < _MOST_LONG:
+            self._rounds.prepare(party.count, few=True)
+            self._gated_empty(party, min(len(walls) + 1, _MOST_EMPTY_TRAINS))
             self.block(party)
+            walls.append(party.claims[-1].wall_s)
             self._rounds.inspect()
+            unborne = self._contradicted(party, credited_s, walls, written_bytes)
+            if unborne is None and len(walls) >= _LEAST_LONG:
+                return
+        if unborne is not None:
+            raise unborne
 
-    def _contradicted(self, party: Party, written_bytes: int) -> ClaimContradicted | None:
-        claimed = np.array([done.device_ns * 1e-9 for done in party.claims])
-        walls = np.array([done.wall_s for done in party.claims])
-        # Noise only adds, so the quietest block tells; of those that bear the credited figure.
-        bearing = claimed <= _ALIKE * np.median(claimed)
-        unclaimed = float((walls - claimed)[bearing].min())
+    def _contradicted(
+        self, party: Party, credited_s: float, walls: list[float], written_bytes: int
+    ) -> ClaimContradicted | None:
+        # Noise only adds, so the quietest block tells.
         empty = self._gated_empty(party)
-        unclaimed -= min(d.wall_s - d.device_ns * 1e-9 for d in empty)
-        slack = _SLACK_S + _SLACK_SHARE * float(walls.min())
+        without = min(d.wall_s - d.device_ns * 1e-9 for d in empty)
+        unclaimed = min(walls) - party.count * credited_s - without
+        slack = _SLACK_S + _SLACK_SHARE * min(walls)
         written_back = party.count / _WRITE_BACK_BYTES_S
-        late = min(written_bytes, _L2_BYTES) * written_back
         # What the flush left is written back within the call; a flush left out takes no time.
-        if unclaimed > slack + late or unclaimed < -slack - _L2_BYTES * written_back:
-            mine = float(np.median(claimed))
-            return ClaimContradicted(
-                party.name, mine / party.count, (mine + unclaimed) / party.count
-            )
-        return None
+        late, early = written_bytes * written_back, _L2_BYTES * written_back
+        if -slack - early <= unclaimed <= slack + late:
+            return None
+        left_s = credited_s + unclaimed / party.count
+        return ClaimContradicted(party.name, credited_s, left_s)
 
     def call_time(self, party: Party) -> Interval:
         """What a caller waits for one call on an idle device, in microseconds."""
@@ -446,10 +495,8 @@ def time_together(
         if plan.against_itself:
             rounds.prepare(candidate.count)
             itself.append(clock.block(candidate))
-        surprise = order.random() < _SURPRISED
-        if surprise:
-            clock.surprise(candidate)
-        surprised = surprised or surprise
+        if order.random() < _SURPRISED:
+            surprised = clock.surprise(candidate) or surprised
         rounds.prepare(used)
         clock.beside()
         for party in order.sample(parties, len(parties)):
@@ -458,8 +505,9 @@ def time_together(
             party.per_call_s.append(clock.block(party))
         rounds.inspect()
         blocks += 1
-    if not surprised:
-        clock.surprise(candidate)
+    for attempt in range(_SURPRISES):
+        if surprised or clock.surprise(candidate, at_once=attempt > 0):
+            break
     found = {p.name: _series(p, p.per_call_s) for p in parties}
     if plan.against_itself:
         found[ITSELF] = _series(candidate, itself)

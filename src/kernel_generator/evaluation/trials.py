@@ -51,7 +51,7 @@ FRESH = 1000
 _KEPT_BYTES, _KEPT_SHARE = 1 << 30, 0.1
 """Inputs and reference outputs are kept between candidates up to this total, else made again; on a
 GPU up to this share of its memory."""
-_RING_SETS, _GPU_RING_SETS = 512, 32
+_RING_SETS, _GPU_RING_SETS = 512, 96
 _RING_BYTES, _GPU_RING_BYTES, _GPU_RING_SHARE = 128 << 20, 2 << 30, 0.03
 """A ring holds this many sets of inputs where they fit: each call of a block has its own."""
 _AT_ONCE_BYTES = 128 << 20

@@ -32,13 +32,10 @@ class Binding:
     def __init__(self, arena: Block) -> None:
         self._arena = arena
         self._values: list[list[torch.Tensor]] = []
-        self.ring = [
-            Buffers(
-                [view(block, p) if p.scalar is None else p.scalar for p in arena.layout.inputs],
-                [view(block, p) for p in arena.layout.outputs],
-            )
-            for block in arena.sets
-        ]
+        self._made: list[Buffers] = []
+        if not arena.gate:
+            # Timed calls would be seen to make them.
+            self.ring(arena.layout.sets)
 
     @staticmethod
     def of(order: Any, fd: int | None) -> Binding:
@@ -61,17 +58,25 @@ class Binding:
         """The address of the number that gated work waits for; 0 where there is none."""
         return self._arena.gate
 
+    def ring(self, count: int) -> list[Buffers]:
+        """The first `count` sets; each is made at its first use and kept."""
+        layout = self._arena.layout
+        for block in self._arena.sets[len(self._made) : count]:
+            inputs = [view(block, p) if p.scalar is None else p.scalar for p in layout.inputs]
+            self._made.append(Buffers(inputs, [view(block, p) for p in layout.outputs]))
+        return self._made[:count]
+
     def values(self, count: int) -> list[list[torch.Tensor]]:
         """What calls might return, by set: tensors like the outputs, made once and kept, so that
         what storing them takes can be measured without making them."""
         while len(self._values) < count:
-            outputs = self.ring[len(self._values)].outputs
+            outputs = self.ring(count)[len(self._values)].outputs
             self._values.append([output.clone() for output in outputs])
         return self._values[:count]
 
     def release(self) -> None:
         """Let go of the memory."""
-        self.ring.clear()
+        self._made.clear()
         self._values.clear()
         self._arena.leave()
 

@@ -161,7 +161,7 @@ class Child:
 
     def _once(self, kind: Kind, slot: int) -> None:
         """One call on the first set of an arena, in the way that was asked for."""
-        buffers = self._bindings[slot].ring[0]
+        buffers = self._bindings[slot].ring(1)[0]
         if kind is Kind.RUN_WIDE:
             self._run_wide(buffers)
         elif kind is Kind.CAPTURE:
@@ -236,7 +236,7 @@ class Child:
 
     def _train(self, binding: Binding, count: int, mode: Train, stores: bool) -> float:
         """Calls in a row, each on a set of its own."""
-        ring = binding.ring[:count]
+        ring = binding.ring(count)
         if mode in (Train.EMPTY, Train.MADE):
             for buffers in ring if stores else []:
                 # Just written, as what a call returns is.
@@ -261,7 +261,7 @@ class Child:
 
         if self._flush is None:
             self._flush = _flushing(self._device)
-        ring = binding.ring[:count]
+        ring = binding.ring(count)
         starts = [torch.cuda.Event(enable_timing=True) for _ in ring]
         ends = [torch.cuda.Event(enable_timing=True) for _ in ring]
         returned: Any = binding.values(count) if empty else []
@@ -296,7 +296,7 @@ class Child:
         from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
 
         with FlopCounterMode(display=False) as counter:
-            self._call(self._bindings[slot].ring[0])
+            self._call(self._bindings[slot].ring(1)[0])
         return int(counter.get_total_flops())
 
 

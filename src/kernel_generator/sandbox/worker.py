@@ -270,11 +270,11 @@ class Worker:
         order: TrainOrder,
         timeout: float,
         settle: Callable[[], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        meanwhile: Callable[[float], None] | None = None,
     ) -> Answer:
         """Calls in a row, each on a set of its own. `Done.wall_s` spans them all, and `settle`,
         which the judge runs as soon as the child says that it is done. `meanwhile` it runs once
-        they may have begun."""
+        they may have begun, with the time when the clock did."""
         payload = json.dumps([slot, order.count, int(order.mode), 0, order.stores]).encode()
         # At the last moment: until the clock runs nothing of it may.
         self._go_on()
@@ -283,7 +283,7 @@ class Worker:
         if refused is not None:
             return refused
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(began)
         return self._read(self._next(timeout), began, settle)
 
     def train_gated(
@@ -294,11 +294,11 @@ class Worker:
         patience: float,
         timeout: float,
         settle: Callable[[], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        meanwhile: Callable[[float], None] | None = None,
     ) -> Answer:
         """Calls that are queued, for which `fill` writes the inputs then, and that begin
         thereafter. `Done.wall_s` runs from there to the end of `settle`. `meanwhile` is run as
-        soon as they may begin.
+        soon as they may begin, with the time when the clock began.
 
         What does not queue within `patience` seconds, for it waits for the device within a call, is
         let go all the same: `Done.gated` is False then, and the figures mean nothing.
@@ -318,7 +318,7 @@ class Worker:
         began = time.perf_counter()
         arena.open_gate(self._ticket)
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(began)
         if queued is None:
             # Late, or an error: whichever it is comes now.
             late = self._next(timeout)

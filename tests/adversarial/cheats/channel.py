@@ -28,7 +28,11 @@ def forge():
         except OSError:
             continue
         if channel.family == socket.AF_UNIX:
-            wire.send(channel, 101, payload)
+            try:
+                wire.send(channel, 101, payload)
+            except wire.ChannelClosed:
+                # The GPU's driver has sockets of its own.
+                continue
 
 """
 
@@ -58,7 +62,7 @@ def run(router_logits):
         forge()
     return honest(router_logits)
 """,
-        ends=Rejected(FORGED),
+        ends=Rejected(FORGED | {Outcome.TIMING_UNTRUSTED}),
         stopped_by="an answer that nobody asked for ends the child",
     ),
     Cheat(

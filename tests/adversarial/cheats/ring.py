@@ -123,6 +123,36 @@ def run(router_logits):
         stopped_by="a later call's inputs are replaced while a block runs",
     ),
     Cheat(
+        "writes a block's outputs in its first call",
+        "Computes and writes what all calls of a block are to, at once, and does nothing then.",
+        NORM,
+        honestly(NORM)
+        + _TRAIN
+        + """
+def spread(tensors):
+    # All of the ring's, which lie at equal distances, as one.
+    first, second = tensors[0], tensors[1]
+    step = (second.data_ptr() - first.data_ptr()) // first.element_size()
+    return torch.as_strided(first, (len(tensors), *first.shape), (step, *first.stride()))
+
+
+def run(hidden_states, weight, output):
+    here, ring = place(hidden_states)
+    if not ring:
+        output.copy_(honest(hidden_states, weight))
+    elif here == 0:
+        x = spread([buffers.inputs[0] for buffers in ring]).float()
+        w = spread([buffers.inputs[1] for buffers in ring]).float()
+        inverse = torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6)
+        out = spread([buffers.outputs[0] for buffers in ring])
+        out.copy_(x * inverse * w[:, None, :])
+""",
+        device="cpu",
+        passing=True,
+        ends=Neutralised(),
+        stopped_by="a later call's inputs are replaced while a block runs",
+    ),
+    Cheat(
         "makes its blocks few and short",
         "Is slow until its blocks are one call each, uses the time up, and then does nothing.",
         NORM,
