@@ -42,7 +42,7 @@ class Surprise:
         self._replaced = [
             p for p in block.layout.inputs if p.nbytes and p.torch_dtype.is_floating_point
         ]
-        self._written = next(p for p in block.layout.outputs if p.nbytes)
+        self._written = max(block.layout.outputs, key=lambda place: place.nbytes)
         self.late = 0
         """The number of the call that is given other inputs."""
         self._new = self._on_host(0)
