@@ -86,10 +86,12 @@ def test_a_cheat_ends_as_it_must(
         case Neutralised(twin):
             honest = courtroom.judge_once(_twin(case, twin), device)
             for _ in range(_AGAIN):
-                # What is gained is gained each time; noise is not.
+                # What is gained is gained each time; noise is not. One that is refused at times has
+                # escaped at others.
                 if not found.outcome.is_result or not _gained(found, honest):
                     break
                 found = courtroom.judge(case, device, here)
+                assert found.outcome.is_result, f"credited once, then {_told(found)}"
                 honest = courtroom.judge(_twin(case, twin), device)
             if found.outcome.is_result:
                 assert not _gained(found, honest), (

@@ -65,7 +65,8 @@ def _broken(case: Broken) -> tuple[str, ...]:
 
 
 def _where(case: Case) -> str:
-    return f"{case.language}, GPU only" if case.device == "cuda" else case.language
+    only = {"cuda": ", GPU only", "cpu": ", CPU only"}
+    return case.language + only.get(case.device, "")
 
 
 def _ends(ends: Expectation) -> str:

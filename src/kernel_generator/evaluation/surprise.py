@@ -45,6 +45,7 @@ class Surprise:
         self._written = max(block.layout.outputs, key=lambda place: place.nbytes)
         self.late = 0
         """The number of the call that is given other inputs."""
+        self._now = self._later.sets[0]
         self._new = self._on_host(0)
         self._glance = self._on_host(min(self._written.nbytes, _GLANCED_BYTES))
         self._poison = self._on_host(len(self._glance))

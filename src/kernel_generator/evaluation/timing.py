@@ -426,7 +426,7 @@ class Clock:
         walls = []
         while len(walls) < _MOST_LONG:
             self._rounds.prepare(party.count, few=True)
-            self._gated_empty(party, min(len(walls) + 1, _MOST_EMPTY_TRAINS))
+            self._gated_empty(party, len(walls) + 1)
             self.block(party)
             walls.append(party.claims[-1].wall_s)
             self._rounds.inspect()
