@@ -1,4 +1,4 @@
-"""Waits until a kernel runs.
+"""Waits until a kernel runs, or until something else has come about.
 
 A jailed kernel can signal nobody outside, but anybody can see what its process is called, so it
 gives itself a name.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from kernel_generator.sandbox.bounds import descendants
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 _NAME = "a-kernel-runs"
 NEVER_ENDS = (
@@ -39,6 +39,16 @@ def wait_until_one_runs(root: int | None = None) -> int:
                 return pid
         time.sleep(0.01)
     raise AssertionError("no kernel runs")
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether something that other processes bring about in their own time comes to hold."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def children() -> list[str]:
