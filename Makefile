@@ -10,6 +10,7 @@ TORCH := torch==2.13.0
 TRITON := triton==3.6.0
 DEMO_SET := demo/traceset
 MODEL ?=
+ISOLATION ?= strict
 WORKERS ?= 2
 
 .PHONY: demo test test-fast test-gpu test-local-llm check format constraints clean help
@@ -21,7 +22,7 @@ demo: $(VENV)/.installed ## Run the main job on a copy of the bundled trace set 
 	@rm -rf $(DEMO_SET) && mkdir -p $(DEMO_SET)
 	@cp -r $(addprefix examples/traceset/,definitions workloads blob) $(DEMO_SET)
 	@$(if $(MODEL),,echo "note: no MODEL given: the embedded model is used. With a key in the environment or in .env: make demo MODEL=gpt-5")
-	$(BIN)/kernel-generator optimize $(DEMO_SET) --model "$(or $(MODEL),builtin:compiler)" || test $$? -eq 1 # some unsolved: the table says which
+	$(BIN)/kernel-generator optimize $(DEMO_SET) --model "$(or $(MODEL),builtin:compiler)" --isolation "$(ISOLATION)" || test $$? -eq 1 # some unsolved: the table says which
 
 test: $(VENV)/.installed-dev ## Run all tests that need no GPU, no key and no network
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope

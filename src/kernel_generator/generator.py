@@ -219,6 +219,11 @@ class KernelGenerator:
             raise NoPassingSolution(_why_none(run.attempts, task), run.attempts)
         return _solution_of(best)
 
+    def check_isolation(self) -> None:
+        """Raises `IsolationUnavailable` where kernels cannot be run here at the level that was
+        asked for. `optimized_generate` raises it too, before anything is asked."""
+        _ = self._judge.isolation
+
     def save(self, solution: Solution, traceset: TraceSet) -> Path:
         """Write the solution into the trace set, with traces where it was measured.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +77,31 @@ class TestCpp:
         found = judged(cpp_session, body)
         assert found.outcome is outcome
         assert says in found.message
+
+
+SLOW_AT_FIRST = """
+  static bool ready = false;
+  if (!ready) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  ready = true;
+  for (int64_t i = 0; i < n; ++i) out[i] = 2 * in[i];
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on this machine")
+@pytest.mark.parametrize(
+    ("allowed_s", "outcome"), [(0.5, Outcome.TIMEOUT), (3.0, Outcome.CORRECT_NOT_MEASURED)]
+)
+def test_a_first_call_may_take_so_much_longer_than_a_later_one(
+    allowed_s: float, outcome: Outcome
+) -> None:
+    source = "#include <chrono>\n#include <thread>\n" + CPP.replace("BODY", SLOW_AT_FIRST)
+    tuning = solution(source, language="cpp", passing=True)
+    with opened(task(language="cpp"), replace(TINY, getting_ready_s=allowed_s)) as session:
+        found = session.evaluate(tuning, CORRECTNESS)
+    assert found.outcome is outcome
+    if outcome is Outcome.TIMEOUT:
+        assert "its first call took 1." in found.message
 
 
 @without_gpu

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from kernel_generator.domain.outcome import Outcome
+from kernel_generator.evaluation.claims import check_claims
+from kernel_generator.evaluation.clock import Clock
+from kernel_generator.evaluation.interleaving import time_together
 from kernel_generator.evaluation.timing import (
     INCUMBENT,
     ITSELF,
     ClaimContradicted,
-    Clock,
     Party,
     TimingFailed,
     TimingPlan,
-    time_together,
 )
+from kernel_generator.evaluation.trains import Trains
 from kernel_generator.evaluation.wrong import Wrong
 from kernel_generator.sandbox.arena import Arena, Block, Layout, Place
 from kernel_generator.sandbox.wire import Train
@@ -159,9 +161,9 @@ def timed(
     *parties: Party, plan: TimingPlan = PLAN, rounds: Quiet | None = None
 ) -> dict[str, Series]:
     around = rounds or Quiet()
-    clock = Clock(parties[-1], plan, around)
-    found = time_together(list(parties), plan, around, clock)
-    clock.check_claims(parties[0], written_bytes=0)
+    clock = Clock(Trains(parties[-1], plan, around))
+    found = time_together(list(parties), clock)
+    check_claims(parties[0], written_bytes=0, clock=clock)
     return found
 
 
@@ -336,5 +338,5 @@ def test_what_is_too_slow_for_the_budget_is_timed_a_few_times_only() -> None:
 def test_call_time_is_the_judges_clock_around_calls_that_are_waited_for() -> None:
     candidate = on_gpu("candidate", Simulated(2e-5))
     candidate.count = 8
-    clock = Clock(on_gpu("reference", Simulated(4e-5)), PLAN, Quiet())
+    clock = Clock(Trains(on_gpu("reference", Simulated(4e-5)), PLAN, Quiet()))
     assert clock.call_time(candidate).value == pytest.approx(20.0)

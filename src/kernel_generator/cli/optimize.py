@@ -83,6 +83,7 @@ def optimize(
         on_event=progress,
         isolation=isolation,
     )
+    generator.check_isolation()
     campaign = Campaign(generator, loaded, goal, progress)
     code = campaign.work(names)
     _conclude(campaign, len(names), as_json)

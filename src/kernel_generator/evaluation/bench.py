@@ -17,20 +17,17 @@ from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
 from kernel_generator.evaluation.baselines import REFERENCE
+from kernel_generator.evaluation.claims import check_claims
+from kernel_generator.evaluation.clock import Clock
 from kernel_generator.evaluation.compare import compare, find_mismatch
 from kernel_generator.evaluation.inputs import InputsUnavailable
+from kernel_generator.evaluation.interleaving import time_together
 from kernel_generator.evaluation.intervals import Ratio, interval, noise
 from kernel_generator.evaluation.memory import is_untouched, poison, trespass
 from kernel_generator.evaluation.rounds import Looked, Ring
-from kernel_generator.evaluation.timing import (
-    ITSELF,
-    ClaimContradicted,
-    Clock,
-    Party,
-    TimingFailed,
-    time_together,
-)
+from kernel_generator.evaluation.timing import ITSELF, ClaimContradicted, Party, TimingFailed
 from kernel_generator.evaluation.tolerance import tolerances_for
+from kernel_generator.evaluation.trains import Trains
 from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
 from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.arena import view
@@ -78,6 +75,8 @@ class Subject:
     trusted: bool = True
     non_deterministic: bool = False
     """It says of itself that the same inputs may give other bits."""
+    compiles: bool = True
+    """A first call may take as long as `torch.compile` does."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,8 @@ class _Case:
     errors: _Errors
     found: torch.Tensor
     """The first set's bytes as the last call left them. What comes later is too late."""
+    waits_s: list[float] = field(default_factory=list[float])
+    """What its calls so far took by the judge's clock."""
 
 
 class Bench:
@@ -154,10 +155,11 @@ class Bench:
         errors = _Errors()
         sets = 1 if profile.timing is None else self.trials.sets(workload)
         try:
-            with self.trials.bound(subject.worker, workload, 0, sets) as arena:
+            first = self.trials.number(0)
+            with self.trials.bound(subject.worker, workload, first, sets) as arena:
                 case = _Case(subject, workload, arena, profile, errors, arena.bytes)
-                first_us = self._check(case)
-                values = self.trials.values(workload, 0)
+                self._check(case)
+                values = self.trials.values(workload, first)
                 record = _with_errors(record, errors).model_copy(
                     update={
                         "floors": self.trials.floors(workload),
@@ -174,7 +176,7 @@ class Bench:
                 self._check_after_timing(case)
                 clocks = None if telemetry is None else telemetry.clocks
                 record = record.model_copy(update={"clocks": clocks})
-                measured = _measured(record, timed, first_us)
+                measured = _measured(record, timed, case.waits_s[0] * 1e6)
                 _refuse_the_impossible(measured.record)
                 return measured
         except Wrong as wrong:
@@ -201,37 +203,52 @@ class Bench:
 
     # -- correctness ---------------------------------------------------------------------------
 
-    def _check(self, case: _Case) -> float:
-        """All trials of one workload. Returns the first call's microseconds."""
-        first_us = 0.0
+    def _check(self, case: _Case) -> None:
+        """All trials of one workload."""
         # Each of a sampler's many draws is a trial of its own.
         trials = min(case.profile.trials, self.trials.most)
         for index in range(1 if self._sampler else trials):
-            expected = self.trials.expected(case.workload, index)
+            number = self.trials.number(index)
+            expected = self.trials.expected(case.workload, number)
             if index:
-                self.trials.fill(case.arena, case.workload, index)
-            limit = self._limits.call_s if index else self._limits.first_call_s
-            wall_s = self._run(case, turn=index, limit=limit)
-            if index == 0:
-                first_us = wall_s * 1e6
+                self.trials.fill(case.arena, case.workload, number)
+            self._run(case, turn=index)
             if self._sampler:
                 self._check_draws(case)
                 continue
             self._compare(case, expected, case.errors)
             if index == 0 and not case.subject.non_deterministic:
                 self._check_repeats(case)
-        return first_us
+        self._check_first_call(case)
 
-    def _run(self, case: _Case, turn: int, limit: float) -> float:
-        """One call on poisoned outputs that touches nothing else. Returns the judge's seconds."""
+    def _run(self, case: _Case, turn: int) -> None:
+        """One call on poisoned outputs that touches nothing else."""
         poison(case.arena, turn)
         before = case.arena.bytes.clone()
         self.trials.synchronize()
+        limit = self._limits.call_s if case.waits_s else self._first_call_limit(case)
         answer = case.subject.worker.run(case.arena.layout.slot, limit)
         if not isinstance(answer, Done):
             raise Stopped(answer)
+        case.waits_s.append(answer.wall_s)
         self._inspect(case, before)
-        return answer.wall_s
+
+    def _first_call_limit(self, case: _Case) -> float:
+        limit = self._limits.first_call_s
+        if case.subject.compiles:
+            return limit
+        return min(limit, self._limits.getting_ready_s + self._limits.call_s)
+
+    def _check_first_call(self, case: _Case) -> None:
+        """Raises `Wrong` where the first call did what belongs before a kernel is served."""
+        first, *later = case.waits_s
+        allowed = self._limits.getting_ready_s
+        if later and not case.subject.compiles and first - min(later) > allowed:
+            raise Wrong(
+                Outcome.TIMEOUT,
+                f"its first call took {first:.1f} s, a later one {min(later):.2g} s: compiling and "
+                f"self-tuning may take {allowed:g} s; have fewer variants, or state the one chosen",
+            )
 
     @staticmethod
     def _inspect(case: _Case, before: torch.Tensor) -> None:
@@ -283,7 +300,7 @@ class Bench:
 
     def _check_repeats(self, case: _Case) -> None:
         first = case.found
-        self._run(case, turn=1, limit=self._limits.call_s)
+        self._run(case, turn=1)
         for place in case.arena.layout.outputs:
             region = slice(place.offset, place.offset + place.nbytes)
             changed = int((case.found[region] != first[region]).sum())
@@ -310,16 +327,16 @@ class Bench:
             late = time.perf_counter() > deadline and counter.draws >= sampling.LEAST_DRAWS
             if counter.draws >= sampling.ENOUGH_DRAWS or late:
                 break
-            self._run(case, turn=0, limit=self._limits.call_s)
+            self._run(case, turn=0)
         reason = counter.verdict()
         if reason is not None:
             raise Wrong(Outcome.WRONG_VALUES, reason)
 
     def _check_after_timing(self, case: _Case) -> None:
         """Once more on other inputs: what is remembered from the timed calls is wrong now."""
-        other = 0 if case.profile.trials > 1 else 1
+        other = self.trials.number(0 if case.profile.trials > 1 else 1)
         self.trials.fill(case.arena, case.workload, other)
-        self._run(case, turn=0, limit=self._limits.call_s)
+        self._run(case, turn=0)
         if self._sampler:
             draws = view(case.found, case.arena.layout.outputs[0])
             reason = sampling.outside_support(draws, _target(case.arena.layout, case.arena.bytes))
@@ -384,9 +401,9 @@ class Bench:
                 telemetry.take()
 
         ring = Ring(self.trials, case.workload, mine, parties[1], judge)
-        clock = Clock(parties[1], plan, ring, self._around_s)
-        series = time_together(parties, plan, ring, clock)
-        clock.check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs))
+        clock = Clock(Trains(parties[1], plan, ring, self._around_s))
+        series = time_together(parties, clock)
+        check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock)
         return _Timed(series, clock.call_time(mine))
 
     def _party(self, rival: Subject, workload: Workload) -> Party:

@@ -50,13 +50,14 @@ def check_capture(finalist: Finalist, workload: Workload) -> Check:
 
 def _capture(finalist: Finalist, workload: Workload) -> Check:
     trials, worker = finalist.trials, finalist.subject.worker
-    with trials.bound(worker, workload, _CAPTURED) as arena:
+    with trials.bound(worker, workload, trials.number(_CAPTURED)) as arena:
         slot = arena.layout.slot
         answer = worker.capture(slot, finalist.limits.first_call_s)
         if not isinstance(answer, Done):
             return Check(name=NAME, passed=False, message=f"cannot be captured: {error_of(answer)}")
         block = trials.private(arena.layout)
-        trials.fill(block, workload, _REPLAYED)
+        replayed = trials.number(_REPLAYED)
+        trials.fill(block, workload, replayed)
         poison(block)
         arena.sets.copy_(block.sets)
         if trials.on_gpu:
@@ -69,7 +70,7 @@ def _capture(finalist: Finalist, workload: Workload) -> Check:
         hold(worker)
         found = arena.bytes.clone()
         when = "when the captured call is replayed on other inputs"
-        finalist.bench.judge_call(workload, _REPLAYED, block, found, when)
+        finalist.bench.judge_call(workload, replayed, block, found, when)
     return Check(name=NAME, passed=True, message="replayed on other inputs")
 
 

@@ -26,6 +26,11 @@ class Limits:
     """Starting the child, importing, compiling."""
     first_call_s: float = 120.0
     """The first call on a workload, just-in-time compilation and self-tuning included."""
+    getting_ready_s: float = 10.0
+    """How much longer than its later calls a first one may take, of what is written in Triton,
+    CUDA or C++ and runs on the target itself: whoever serves a kernel waits for it in the first
+    request, so tuning belongs before. A Python solution may call `torch.compile`, which takes as
+    long as it takes."""
     call_s: float = 30.0
     """Any later call."""
 

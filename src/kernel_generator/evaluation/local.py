@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,12 +68,18 @@ class LocalJudge:
     """Judges on this machine's CPU, or on its first GPU for a GPU target."""
 
     def __init__(self, limits: Limits | None = None, isolation: str = Level.STRICT) -> None:
-        """Raises `UnknownName`, and `IsolationUnavailable` where the level cannot be had here."""
+        """Raises `UnknownName`."""
         self._limits = limits or Limits()
         if isolation not in list(Level):
             raise UnknownName("isolation level", isolation, list(Level))
+        self._level = Level(isolation)
+
+    @cached_property
+    def isolation(self) -> sandbox.Isolation:
+        """How candidates are run here. Raises `IsolationUnavailable` where they cannot be run at
+        the level that was asked for."""
         try:
-            self._isolation = isolate(Level(isolation))
+            return isolate(self._level)
         except JailUnavailable as error:
             raise IsolationUnavailable(
                 f"kernels cannot be isolated here: {error}. To run them with your own rights "
@@ -80,9 +87,9 @@ class LocalJudge:
             ) from error
 
     def open(self, task: Task) -> LocalSession:
-        """See `Judge.open`."""
+        """See `Judge.open`. Raises `IsolationUnavailable` too."""
         device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
-        return LocalSession(task, device, self._limits, self._isolation)
+        return LocalSession(task, device, self._limits, self.isolation)
 
 
 def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
@@ -240,7 +247,7 @@ class LocalSession:
             if isinstance(answer, Done):
                 if cuda and self._device == "cpu":
                     return nowhere
-                with turn:
+                with turn, self._inputs(profile):
                     verdict = self._judge(worker, order, solution, profile)
                 if self._device != "cpu" and verdict.outcome.is_result:
                     # It waits for orders, and what it printed has been read.
@@ -271,6 +278,7 @@ class LocalSession:
             stores=not solution.spec.destination_passing_style,
             trusted=False,
             non_deterministic=declares_non_deterministic(solution),
+            compiles=order.interpret or solution.spec.language is SupportedLanguages.PYTHON,
         )
         rivals = self._rivals.among(profile)
         tally = Tally(self._rivals.unusable(profile))
@@ -297,6 +305,10 @@ class LocalSession:
         if found is not None:
             verdict = verdict.model_copy(update={"checks": found.checks})
         return _too_slow_to_interpret(verdict) if self._interprets(solution) else verdict
+
+    def _inputs(self, profile: Profile) -> AbstractContextManager[None]:
+        """What is certified is tried on inputs that nothing was searched with."""
+        return self._trials.anew() if profile.certified else contextlib.nullcontext()
 
     def _interprets(self, solution: Solution) -> bool:
         return solution.spec.language is SupportedLanguages.TRITON and self._device == "cpu"

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Answer, Worker
 
-FRESH = 1000
+FRESH = 1 << 20
 """Inputs from this number on are for timed calls: drawn like the second trial, each used once."""
 _KEPT_BYTES, _KEPT_SHARE = 1 << 30, 0.1
 """Inputs and reference outputs are kept between candidates up to this total, else made again; on a
@@ -123,6 +123,8 @@ class Trials:
         self._kept_bytes = 0
         self._slot = 0
         self._numbers = count_up(FRESH)
+        self._rounds, self._first = count_up(1), 0
+        self._used = False
 
     @property
     def on_gpu(self) -> bool:
@@ -148,6 +150,29 @@ class Trials:
         _, total = torch.cuda.mem_get_info()
         room = min(_GPU_RING_BYTES, int(_GPU_RING_SHARE * total))
         return max(1, min(_GPU_RING_SETS, room // size))
+
+    def number(self, trial: int) -> int:
+        """The number of the inputs that a trial has now, 0 <= `trial` < `most`."""
+        self._used = True
+        return self._first + trial
+
+    @contextmanager
+    def anew(self) -> Generator[None]:
+        """Trials have other inputs of the same kinds meanwhile, where any have been used before."""
+        if not self._used:
+            yield
+            return
+        self._first = next(self._rounds) * self.most
+        try:
+            yield
+        finally:
+            self._forget(range(self._first, self._first + self.most))
+            self._first = 0
+
+    def _forget(self, numbers: range) -> None:
+        for kept in (self._expected, self._values):
+            for key in [key for key in kept if key[1] in numbers]:
+                self._kept_bytes -= kept.pop(key).nbytes
 
     # -- what the reference makes of it --------------------------------------------------------
 
@@ -318,8 +343,9 @@ class Trials:
     def values(self, workload: Workload, index: int) -> Values:
         """Inputs number `index`.
 
-        Number 0 is as the workload describes them, those after it go through the hard cases, those
-        from `FRESH` on are new but ordinary. Raises `InputsUnavailable`.
+        Number 0 is as the workload describes them, those after it go through the hard cases, and
+        so on again from `most`; those from `FRESH` on are new but ordinary. Raises
+        `InputsUnavailable`.
         """
         key = (workload.uuid, index)
         kept = self._values.get(key)
@@ -331,17 +357,17 @@ class Trials:
             return vary(self._task.definition, self._settled(workload), base, generator)
         values = self._drawn(self._settled(workload), index, generator)
         # What others are varied from is needed again and again.
-        if index == 1 or self._may_keep(sum(t.nbytes for t in values.tensors.values())):
+        if index == 1 or self._may_keep(values.nbytes):
             self._values[key] = values
         return values
 
     def _drawn(self, workload: Workload, index: int, generator: torch.Generator) -> Values:
         definition, root = self._task.definition, self._task.root
-        if index == 0:
+        trial = index % self.most
+        if trial == 0:
             return as_described(definition, workload, root, generator, self._where)
-        kinds = variants(definition)
         # The first of the varied trials is plain, those after it go through the hard cases.
-        kind = kinds[(index - 1) % len(kinds)]
+        kind = variants(definition)[trial - 1]
         return draw(definition, workload, root, generator, kind, self._where)
 
     def _settled(self, workload: Workload) -> Workload:

@@ -81,3 +81,8 @@ class Values:
     where: Where = CPU
     batch: Batch | None = None
     """The sequences that the tensors describe, for varying them; None where there are none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(t.nbytes for t in self.tensors.values())

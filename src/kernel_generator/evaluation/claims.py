@@ -1,0 +1,72 @@
+"""Claims: whether a child's event times are borne out by the judge's clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel_generator.evaluation.timing import ClaimContradicted
+
+if TYPE_CHECKING:
+    from kernel_generator.evaluation.clock import Clock
+    from kernel_generator.evaluation.timing import Party
+    from kernel_generator.evaluation.trains import Trains
+
+_LONGER, _LEAST_LONG, _MOST_LONG = 8, 3, 6
+"""What bears a claim out in the end are so many times longer blocks, so many of them."""
+_SLACK_S, _SLACK_SHARE = 60e-6, 0.02
+"""The judge's clock around the quietest of several trains, trains of nothing taken off, is off by
+no more than this (H100, sixteen cores, other children importing)."""
+_L2_BYTES, _WRITE_BACK_BYTES_S = 64 << 20, 2.5e12
+"""What is written stays in the L2 as far as it fits, and is written back during the next flush
+(H100: 50 MiB at 3 TB/s)."""
+
+
+def check_claims(party: Party, written_bytes: int, clock: Clock) -> None:
+    """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
+    than flushing the cache takes beside it, and much longer blocks say so too.
+
+    `written_bytes` are what a call writes: as far as the L2 holds them, they reach the memory
+    after the call, within the judge's clock and outside of the claim.
+    """
+    if not party.claims:
+        return
+    trains = clock.trains
+    credited_s = float(np.median([d.device_ns for d in party.claims])) * 1e-9 / party.count
+    written_bytes = min(written_bytes, _L2_BYTES)
+    walls = [done.wall_s for done in party.claims]
+    unborne = _contradicted(party, credited_s, walls, written_bytes, trains)
+    if unborne is None and not trains.plan.long_blocks:
+        return
+    # The more calls, the less weighs what the protocol takes.
+    party.count = min(party.arena.layout.sets, _LONGER * party.count)
+    walls = []
+    while len(walls) < _MOST_LONG:
+        trains.rounds.prepare(party.count, few=True)
+        trains.queued_of_nothing(party, len(walls) + 1)
+        clock.block(party)
+        walls.append(party.claims[-1].wall_s)
+        trains.rounds.inspect()
+        unborne = _contradicted(party, credited_s, walls, written_bytes, trains)
+        if unborne is None and len(walls) >= _LEAST_LONG:
+            return
+    if unborne is not None:
+        raise unborne
+
+
+def _contradicted(
+    party: Party, credited_s: float, walls: list[float], written_bytes: int, trains: Trains
+) -> ClaimContradicted | None:
+    # Noise only adds, so the quietest block tells.
+    empty = trains.queued_of_nothing(party)
+    without = min(d.wall_s - d.device_ns * 1e-9 for d in empty)
+    unclaimed = min(walls) - party.count * credited_s - without
+    slack = _SLACK_S + _SLACK_SHARE * min(walls)
+    written_back = party.count / _WRITE_BACK_BYTES_S
+    # What the flush left is written back within the call; a flush left out takes no time.
+    late, early = written_bytes * written_back, _L2_BYTES * written_back
+    if -slack - early <= unclaimed <= slack + late:
+        return None
+    left_s = credited_s + unclaimed / party.count
+    return ClaimContradicted(party.name, credited_s, left_s)
