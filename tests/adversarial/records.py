@@ -15,6 +15,10 @@ UNSTEADY = frozenset({Outcome.WRONG_VALUES, Outcome.NOT_REPRODUCIBLE})
 NOTHING_FOUND = frozenset({Outcome.RUNTIME_ERROR})
 
 
+FOUND_OUT = UNSTEADY | {Outcome.TAMPERED, Outcome.TIMING_UNTRUSTED, Outcome.INPUT_MODIFIED}
+"""A cheat that fails in another way was not tried: its source is out of date."""
+
+
 @dataclass(frozen=True)
 class Rejected:
     """Ends as one of these outcomes."""
@@ -24,10 +28,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Neutralised:
-    """Passes, credited no more than its honest twin; being turned away is as good."""
+    """Passes, credited no more than its honest twin; being found out is as good."""
 
     twin: str = ""
     """Name of the honest case that does the same work; empty: the definition's reference."""
+    found_out: frozenset[Outcome] = FOUND_OUT
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+IN_A_TRAIN = """
+import sys
+
+
+def train():
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name not in ("_train", "_gated_train"):
+        frame = frame.f_back
+    return frame
+
+
+"""
+"""The judge's train that called whoever calls `train`'s caller; None where there is none."""
+
 CPP_NORM = """
 #include <cmath>
 #include <cstdint>

@@ -74,7 +74,7 @@ def block() -> Generator[Block8]:
         if not torch.equal(found, before * 2):
             raise Wrong(Outcome.WRONG_VALUES, "not doubled")
 
-    yield Block8(arena, Ring(trials, which, party, party, judge), party)
+    yield Block8(arena, Ring(trials, which, party, party, judge, least=4), party)
     arena.close()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator.sandbox import bounds
 from kernel_generator.sandbox.bounds import Bounds
 from kernel_generator.sandbox.isolation import Isolation, Level, isolate
 from kernel_generator.sandbox.wire import Fault
@@ -23,7 +24,7 @@ from tests.running import soon
 from tests.sandbox.driving import call, order, square
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from kernel_generator.sandbox.arena import Arena
 
@@ -80,17 +81,7 @@ def ended(worker: Worker, arena: Arena, body: str, limit_s: float = 20.0) -> Ans
 
 def descendants() -> set[int]:
     """Processes below this one."""
-
-    def below(pid: int) -> Iterator[int]:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield int(child)
-                try:
-                    yield from below(int(child))
-                except OSError:
-                    continue
-
-    return set(below(os.getpid()))
+    return set(bounds.descendants(os.getpid())) - {os.getpid()}
 
 
 class TestFiles:

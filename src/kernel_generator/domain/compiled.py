@@ -6,6 +6,10 @@ One text serves the embedded model's proposals and the judge's `torch.compile` b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashinfer_bench import Definition
 
 ENTRY_POINT = "main.py::run"
 
@@ -31,12 +35,18 @@ class CompileMode:
 DEFAULT_MODE = CompileMode("default")
 
 
-def compiled_sources(reference: str, mode: CompileMode = DEFAULT_MODE) -> dict[str, str]:
-    """Path to text: `reference.py` unchanged, and `main.py` that compiles its `run`."""
+def compiled_sources(
+    reference: str, mode: CompileMode = DEFAULT_MODE, into: Definition | None = None
+) -> dict[str, str]:
+    """Path to text: `reference.py` unchanged, and `main.py` that compiles its `run`. `into`: the
+    definition whose outputs it is given and writes; None: it returns its values."""
     if mode.backend == "inductor":
         settings = f'mode="{mode.name}", dynamic={mode.dynamic}'
     else:
         settings = f'backend="{mode.backend}"'
+    run = f"run = torch.compile(reference.run, {settings})"
+    if into is not None:
+        run = _writing(list(into.inputs), list(into.outputs), settings)
     # Every captured size may become a graph of its own; torch gives up after eight by default.
     main = f'''"""The reference, compiled by torch.compile."""
 
@@ -46,6 +56,19 @@ from . import reference
 
 torch._dynamo.config.recompile_limit = 256
 
-run = torch.compile(reference.run, {settings})
+{run}
 '''
     return {"main.py": main, "reference.py": reference}
+
+
+def _writing(inputs: list[str], outputs: list[str], settings: str) -> str:
+    """A function whose copies the compiler fuses into what makes the values."""
+    return f"""_reference = reference.run
+
+
+@torch.compile({settings})
+def run({", ".join([*inputs, *outputs])}):
+    _returned = _reference({", ".join(inputs)})
+    _values = _returned if isinstance(_returned, tuple | list) else (_returned,)
+    for _output, _value in zip(({", ".join(outputs)},), _values, strict=True):
+        _output.copy_(_value)"""

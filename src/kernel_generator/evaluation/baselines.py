@@ -13,6 +13,7 @@ from flashinfer_bench.data import BuildSpec, Solution, SourceFile, SupportedLang
 from kernel_generator.domain.compiled import ENTRY_POINT, CompileMode, compiled_sources
 from kernel_generator.domain.errors import InvalidInput, UnknownName
 from kernel_generator.evaluation.product import product_of
+from kernel_generator.evaluation.timing import CANDIDATE, INCUMBENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ MAX_AUTOTUNE = "torch.compile max-autotune"
 CUBLAS = "cuBLAS"
 BUILT_IN = (REFERENCE, TORCH_COMPILE, MAX_AUTOTUNE, CUBLAS)
 """Names that are no solution's, whether or not the task has such a baseline."""
-_PARTIES = ("candidate", "incumbent")
+_PARTIES = (CANDIDATE, INCUMBENT)
 """Others that are timed beside the baselines, each by its name."""
 
 _MAX_AUTOTUNE_MODE = CompileMode("max-autotune-no-cudagraphs")

@@ -20,12 +20,18 @@ from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.claims import check_claims
 from kernel_generator.evaluation.clock import Clock
 from kernel_generator.evaluation.compare import compare, find_mismatch
-from kernel_generator.evaluation.inputs import InputsUnavailable
+from kernel_generator.evaluation.inputs import InputsUnavailable, NoRoom
 from kernel_generator.evaluation.interleaving import time_together
 from kernel_generator.evaluation.intervals import Ratio, interval, noise
 from kernel_generator.evaluation.memory import is_untouched, poison, trespass
 from kernel_generator.evaluation.rounds import Looked, Ring
-from kernel_generator.evaluation.timing import ITSELF, ClaimContradicted, Party, TimingFailed
+from kernel_generator.evaluation.timing import (
+    CANDIDATE,
+    ITSELF,
+    ClaimContradicted,
+    Party,
+    TimingFailed,
+)
 from kernel_generator.evaluation.tolerance import tolerances_for
 from kernel_generator.evaluation.trains import Trains
 from kernel_generator.evaluation.trials import Expected, ReferenceStopped, Stopped, Trials
@@ -54,7 +60,10 @@ _SAMPLING_CALLS = 4096
 """At most this many calls are made of a sampler, however few rows each has."""
 _SAMPLING_BUDGET_S = 1.0
 """Wall time for the draws of one workload; `sampling.LEAST_DRAWS` are made in any case."""
-_CANDIDATE = "candidate"
+_LOOKED_AT = 4
+"""Of a block of few calls all are looked at: half of them left out would go unseen too often."""
+_DRAWS_A_ROUND = 16
+"""Of a sampler as many as it takes for its draws to tell something after all rounds."""
 _READINGS = 2
 """So many readings of the clocks are taken before the last block: each takes milliseconds."""
 _BOTH_ROUND = 2.0
@@ -77,6 +86,8 @@ class Subject:
     """It says of itself that the same inputs may give other bits."""
     compiles: bool = True
     """A first call may take as long as `torch.compile` does."""
+    timed_draws: sampling.DrawCounter = field(default_factory=sampling.DrawCounter)
+    """What a sampler drew in timed calls, of all workloads."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,8 @@ class Judged:
     """Baselines that could not be timed here, and why."""
     skipped: bool = False
     """True where the workload cannot be run here, whatever the candidate."""
+    starved: bool = False
+    """True where that is for want of memory or time, which the candidate may have brought about."""
 
 
 @dataclass
@@ -187,12 +200,15 @@ class Bench:
             }
             return Judged(_with_errors(record, errors).model_copy(update=found))
         except ReferenceStopped as stopped:
-            return _skipped(record, f"the reference fails: {outcomes.last_line(stopped.answer)}")
+            reason = f"the reference fails: {outcomes.last_line(stopped.answer)}"
+            return _skipped(record, reason, outcomes.may_be_size(stopped.answer))
         except Stopped as stopped:
             outcome, message = outcomes.of_run(stopped.answer)
             return Judged(record.model_copy(update={"outcome": outcome, "message": message}))
         except InputsUnavailable as error:
-            return _skipped(record, str(error))
+            return _skipped(record, str(error), isinstance(error, NoRoom))
+        except torch.OutOfMemoryError:
+            return _skipped(record, "the judge has no memory left on the GPU", starved=True)
 
     def close(self) -> None:
         """Free what is kept from one candidate to the next, once no child is left. Safe to call
@@ -333,7 +349,8 @@ class Bench:
             raise Wrong(Outcome.WRONG_VALUES, reason)
 
     def _check_after_timing(self, case: _Case) -> None:
-        """Once more on other inputs: what is remembered from the timed calls is wrong now."""
+        """Once more on other inputs: what is remembered from the timed calls is wrong now. Draws
+        of timed calls are told of together, for each workload has few."""
         other = self.trials.number(0 if case.profile.trials > 1 else 1)
         self.trials.fill(case.arena, case.workload, other)
         self._run(case, turn=0)
@@ -342,6 +359,10 @@ class Bench:
             reason = sampling.outside_support(draws, _target(case.arena.layout, case.arena.bytes))
             if reason is not None:
                 raise Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
+            timed = case.subject.timed_draws
+            reason = timed.verdict() if timed.draws >= sampling.LEAST_DRAWS else None
+            if reason is not None:
+                raise Wrong(Outcome.WRONG_VALUES, f"in timed calls {reason}")
             return
         expected = self.trials.expected(case.workload, other)
         when = " on other inputs, after being timed"
@@ -370,11 +391,11 @@ class Bench:
             except TimingFailed as failed:
                 answer, party = failed.answer, failed.party
             except ClaimContradicted as contradiction:
-                if contradiction.party == _CANDIDATE:
+                if contradiction.party == CANDIDATE:
                     raise Wrong(Outcome.TIMING_UNTRUSTED, str(contradiction)) from contradiction
                 answer = Failed(Fault.PROTOCOL, str(contradiction))
                 party = contradiction.party
-            if party == _CANDIDATE:
+            if party == CANDIDATE:
                 outcome, message = outcomes.of_run(answer)
                 raise Wrong(outcome, f"while being timed: {message}")
             failing = next(rival for rival in usable if rival.name == party)
@@ -390,17 +411,18 @@ class Bench:
         rivals: Sequence[Subject],
         telemetry: Telemetry | None,
     ) -> _Timed:
-        mine = Party(
-            _CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False
-        )
+        mine = Party(CANDIDATE, case.subject.worker, case.arena, case.subject.stores, trusted=False)
         parties = [mine, *(self._party(rival, case.workload) for rival in rivals)]
 
         def judge(looked: Looked) -> None:
-            self._judge_timed(case.workload, looked)
+            self._judge_timed(case, looked)
             if telemetry is not None and telemetry.taken < _READINGS:
                 telemetry.take()
 
-        ring = Ring(self.trials, case.workload, mine, parties[1], judge)
+        least = _LOOKED_AT
+        if self._sampler:
+            least = max(least, -(-_DRAWS_A_ROUND // mine.arena.layout.outputs[0].shape[0]))
+        ring = Ring(self.trials, case.workload, mine, parties[1], judge, least)
         clock = Clock(Trains(parties[1], plan, ring, self._around_s))
         series = time_together(parties, clock)
         check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock)
@@ -432,7 +454,7 @@ class Bench:
         if not isinstance(answer, Done):
             self.trials.unbind(rival.worker, arena)
             raise TimingFailed(rival.name, answer)
-        return Party(rival.name, rival.worker, arena, rival.stores)
+        return Party(rival.name, rival.worker, arena, rival.stores, rival.trusted)
 
     def _make_room(self, needed: int) -> None:
         """Give up the rings that were not used for longest, and those of children that are gone."""
@@ -455,8 +477,9 @@ class Bench:
         expected = Expected(tuple(o[None] for o in known.ordinary), double)
         self._judge_looked(workload, looked, expected, when, 1.0)
 
-    def _judge_timed(self, workload: Workload, looked: Looked) -> None:
+    def _judge_timed(self, case: _Case, looked: Looked) -> None:
         """Timed calls against what the reference makes of the same inputs. Raises `Wrong`."""
+        workload = case.workload
         if self._sampler:
             expected = None
         elif looked.reference is not None:
@@ -466,7 +489,8 @@ class Bench:
             known = [self.trials.answer(workload, inputs) for inputs in looked.before]
             stacked = tuple(torch.stack(calls) for calls in zip(*known, strict=True))
             expected = Expected(stacked, None)
-        self._judge_looked(workload, looked, expected, "of a timed call", _BOTH_ROUND)
+        counter = case.subject.timed_draws
+        self._judge_looked(workload, looked, expected, "of a timed call", _BOTH_ROUND, counter)
 
     def _judge_looked(
         self,
@@ -475,9 +499,10 @@ class Bench:
         expected: Expected | None,
         when: str,
         widened: float,
+        counter: sampling.DrawCounter | None = None,
     ) -> None:
         """What several calls left, against what was expected of them, one behind the other; draws
-        against what they may be. Raises `Wrong`."""
+        against what they may be, and into the counter. Raises `Wrong`."""
         plan = self.trials.plan(workload)
         layout = plan.layout(0)
         if not is_untouched(layout, looked.before, looked.found):
@@ -487,10 +512,12 @@ class Bench:
                     raise Wrong(*trespassed)
         if self._sampler or expected is None:
             for before, found in zip(looked.before, looked.found, strict=True):
-                draws = view(found, layout.outputs[0])
-                reason = sampling.outside_support(draws, _target(layout, before))
+                draws, target = view(found, layout.outputs[0]), _target(layout, before)
+                reason = sampling.outside_support(draws, target)
                 if reason is not None:
                     raise Wrong(Outcome.WRONG_VALUES, f"{when}: {reason}")
+                if counter is not None:
+                    counter.add(draws, target)
             return
         tolerances = tolerances_for(plan, self._definition.op_type)
         self._compare_outputs(
@@ -523,8 +550,8 @@ def _with_errors(record: WorkloadEvaluation, errors: _Errors) -> WorkloadEvaluat
 
 
 def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Judged:
-    mine = timed.series[_CANDIDATE]
-    others = {n: s for n, s in timed.series.items() if n not in (_CANDIDATE, ITSELF)}
+    mine = timed.series[CANDIDATE]
+    others = {n: s for n, s in timed.series.items() if n not in (CANDIDATE, ITSELF)}
     ratios = {
         n: Ratio(s.per_call_s / mine.per_call_s, math.hypot(s.unseen, mine.unseen))
         for n, s in others.items()
@@ -566,7 +593,15 @@ def _timing(series: Series) -> Timing:
     )
 
 
-def _skipped(record: WorkloadEvaluation, reason: str) -> Judged:
-    return Judged(
-        record.model_copy(update={"outcome": Outcome.NOT_RUN, "message": reason}), skipped=True
-    )
+def _skipped(record: WorkloadEvaluation, reason: str, starved: bool) -> Judged:
+    found = record.model_copy(update={"outcome": Outcome.NOT_RUN, "message": reason})
+    return Judged(found, skipped=True, starved=starved)
+
+
+def blamed(judged: Judged) -> Judged:
+    """A workload that was starved by the candidate: it can be run without."""
+    found = {
+        "outcome": Outcome.RESOURCE_LIMIT,
+        "message": f"nothing else can be run beside it: {judged.record.message}",
+    }
+    return Judged(judged.record.model_copy(update=found))

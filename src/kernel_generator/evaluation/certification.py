@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.evaluation import Check, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import graphs, memcheck
+from kernel_generator.evaluation.bench import blamed
 from kernel_generator.evaluation.finalist import axes_of
 from kernel_generator.evaluation.judge import Profile
 from kernel_generator.evaluation.values import SIZES, edge_workloads
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 EDGES = "edge sizes"
 EDGES_S = 6.0
 """Wall time for the edges of one candidate. One that has begun is finished."""
+_IN_ANY_CASE = 3
+"""So many are tried however long they take, or a slow candidate would not be asked."""
 _TRIALS = 2
 _ANY = 0
 _TELLING = (7, 129, _ANY, 1, 37, 127, 2)
@@ -46,6 +49,8 @@ class Certification:
     checks: tuple[Check, ...]
     failure: WorkloadEvaluation | None = None
     """What fails the candidate: an edge that it gets wrong, or an invalid memory access."""
+    starved: tuple[tuple[Workload, Judged], ...] = ()
+    """Edges that could not be tried for want of memory or time."""
 
 
 def certify(finalist: Finalist) -> Certification:
@@ -54,6 +59,19 @@ def certify(finalist: Finalist) -> Certification:
     On a CPU target there are the edges alone. Raises `SandboxError` where the reference's child
     can not be replaced.
     """
+    found = _certify(finalist)
+    if found.failure is not None:
+        return found
+    for edge, judged in found.starved:
+        # Nothing more is asked of the candidate: who is to blame shows without it.
+        finalist.subject.worker.close()
+        finalist.revive()
+        if finalist.trials.has_room(edge):
+            return _failed(finalist, edge, blamed(judged))
+    return found
+
+
+def _certify(finalist: Finalist) -> Certification:
     edges = try_edges(finalist)
     if edges.failure is not None or not finalist.task.target.is_gpu:
         return edges
@@ -61,12 +79,11 @@ def certify(finalist: Finalist) -> Certification:
     if not finalist.trials.on_gpu or workload is None:
         reason = "needs a GPU" if workload is not None else "no workload can be run here"
         others = (graphs.NAME, memcheck.NAME)
-        return Certification(
-            (*edges.checks, *(Check(name=name, passed=None, message=reason) for name in others))
-        )
+        missing = (Check(name=name, passed=None, message=reason) for name in others)
+        return replace(edges, checks=(*edges.checks, *missing))
     checks = (*edges.checks, graphs.check_capture(finalist, workload))
     try:
-        return Certification((*checks, memcheck.check_memory(finalist, workload)))
+        return replace(edges, checks=(*checks, memcheck.check_memory(finalist, workload)))
     except Wrong as wrong:
         found = Check(name=memcheck.NAME, passed=False, message=wrong.message)
         failure = WorkloadEvaluation(
@@ -90,13 +107,20 @@ def try_edges(
         reason = "no other sizes can be made up for this definition"
         return Certification((Check(name=EDGES, passed=None, message=reason),))
     right, left_out, reached = 0, list[str](), 0
+    starved: list[tuple[Workload, Judged]] = []
     began = clock()
     for edge in edges:
-        if clock() - began >= budget_s or not finalist.subject.worker.alive:
+        late = reached >= _IN_ANY_CASE and clock() - began >= budget_s
+        # The interpreter may have been too slow for one; who ends otherwise fails the next.
+        worker = finalist.subject.worker
+        ended = worker.closed or (finalist.order.interpret and not worker.alive)
+        if late or ended:
             break
         reached += 1
         finalist.revive()
         judged = finalist.bench.judge(finalist.subject, edge, Profile(trials=_TRIALS), [])
+        if judged.starved:
+            starved.append((edge, judged))
         if _says_nothing(judged, finalist):
             left_out.append((judged.record.message.strip().splitlines() or [""])[-1])
         elif judged.record.outcome.is_result:
@@ -107,7 +131,8 @@ def try_edges(
     message += "tried" if reached == len(edges) else f"within {budget_s:g} s"
     if left_out:
         message += f"; {len(left_out)} cannot be run here: {left_out[0]}"
-    return Certification((Check(name=EDGES, passed=True if right else None, message=message),))
+    check = Check(name=EDGES, passed=True if right else None, message=message)
+    return Certification((check,), starved=tuple(starved))
 
 
 def _any_size(workloads: Sequence[Workload]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kernel_generator.evaluation.intervals import interval
-from kernel_generator.evaluation.timing import ClaimContradicted
+from kernel_generator.evaluation.timing import CANDIDATE, ClaimContradicted
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.wire import Train
 from kernel_generator.sandbox.worker import TrainOrder
@@ -48,7 +48,7 @@ class Clock:
             if sets > 1 and party.once_s < self.trains.plan.block_s:
                 few = min(sets, max(1, int(self.trains.plan.block_s / party.once_s / 4)))
                 party.once_s = self.trains.per_call(party, few)
-        longest = self.trains.plan.block_s * (_LONGER if party.trusted else 1)
+        longest = self.trains.plan.block_s * (1 if party.name == CANDIDATE else _LONGER)
         party.most = party.count = max(1, min(sets, round(longest / max(party.once_s, 1e-7))))
         if self._on_gpu(party):
             self._queue_up(party)
@@ -61,7 +61,7 @@ class Clock:
         for party in parties:
             party.count = min(count, party.most)
             if not party.gated:
-                self.trains.overhead(party.count, party.stores)
+                self.trains.overhead(party.count, party.refunded)
         if self._pattern is not None:
             self.trains.queued_of_nothing(self._pattern)
 
@@ -94,7 +94,7 @@ class Clock:
         while not figures or (len(figures) < _TRAINS_ALONE and time.perf_counter() < deadline):
             self.trains.rounds.prepare(count)
             figures.append(self.trains.per_call(party, count, Train.SYNCED))
-        self.trains.rounds.inspect()
+            self.trains.rounds.inspect()
         return interval(np.array(figures) * 1e6)
 
     def _queue_up(self, party: Party) -> None:

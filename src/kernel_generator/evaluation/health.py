@@ -19,18 +19,21 @@ def wait_until_healthy() -> None:
     never ends keeps others waiting until the driver has ended it. Raises `SandboxError` where that
     does not happen: the GPU hangs, and nothing here can mend it.
     """
-    answered = threading.Event()
+    said: list[str] = []
 
     def ask() -> None:
-        ones = torch.ones(256, device="cuda")
-        if float(ones.sum()) == ones.numel():
-            answered.set()
+        try:
+            ones = torch.ones(256, device="cuda")
+            said.append("" if float(ones.sum()) == ones.numel() else "it adds wrongly")
+        except RuntimeError as error:
+            said.append(str(error).partition("\n")[0])
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_LIMIT_S)
-    if not answered.is_set():
+    problem = said[0] if said else f"it has not answered for {_LIMIT_S:.0f} s"
+    if problem:
         raise SandboxError(
-            f"the GPU has not answered for {_LIMIT_S:.0f} s after a candidate's failure: look at "
-            "`nvidia-smi` and the system's log (Xid), and reset the GPU or restart the machine"
+            f"the GPU is not usable after a candidate's failure ({problem}): look at `nvidia-smi` "
+            "and the system's log (Xid), and reset the GPU or restart the machine"
         )

@@ -20,6 +20,10 @@ class InputsUnavailable(Exception):
     """The workload's inputs cannot be had here; the message says which and why."""
 
 
+class NoRoom(InputsUnavailable):
+    """There is no memory left for them."""
+
+
 @dataclass(frozen=True)
 class InputPlan:
     """Everything about a workload's call but the values."""

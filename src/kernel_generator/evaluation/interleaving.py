@@ -10,8 +10,14 @@ import numpy as np
 
 from kernel_generator.evaluation.ahead import Ahead
 from kernel_generator.evaluation.intervals import interval
-from kernel_generator.evaluation.timing import ENOUGH, INCUMBENT, ITSELF, PATIENCE, Series
-from kernel_generator.evaluation.wrong import hold
+from kernel_generator.evaluation.timing import (
+    ENOUGH,
+    INCUMBENT,
+    ITSELF,
+    PATIENCE,
+    Series,
+    stand_still,
+)
 
 if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval
@@ -62,8 +68,9 @@ def time_together(parties: list[Party], clock: Clock) -> dict[str, Series]:
         rounds.prepare(used)
         clock.beside()
         for party in order.sample(parties, len(parties)):
-            if party.trusted and not candidate.trusted:
-                hold(candidate.worker)
+            for other in parties:
+                if other is not party and not other.trusted:
+                    stand_still(other)
             party.per_call_s.append(clock.block(party))
         rounds.inspect()
         blocks += 1

@@ -27,7 +27,7 @@ from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
 from kernel_generator.evaluation.baselines import reference_solution
-from kernel_generator.evaluation.bench import Bench, Subject
+from kernel_generator.evaluation.bench import Bench, Subject, blamed
 from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.certification import certify
 from kernel_generator.evaluation.device import describe_device, gpu_uuid, nvml
@@ -40,6 +40,7 @@ from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.rivals import Rivals
 from kernel_generator.evaluation.tally import Tally
 from kernel_generator.evaluation.telemetry import clocks_around, own_processes
+from kernel_generator.evaluation.timing import CANDIDATE
 from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.evaluation.turn import CPU, timing_turn
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.bench import Judged
     from kernel_generator.evaluation.certification import Certification
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
@@ -62,6 +64,11 @@ if TYPE_CHECKING:
 
 _LOOK_UP_S = 2.0
 _LAST_TURN_S = 10.0
+
+
+_BUILT_ONLY = Evaluation(
+    outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
+)
 
 
 class LocalJudge:
@@ -108,6 +115,10 @@ def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
     )
 
 
+class _Again(Exception):
+    """A candidate has to be judged from the beginning, in a new child."""
+
+
 class LocalSession:
     """One task on one device."""
 
@@ -118,6 +129,8 @@ class LocalSession:
         self._device = device
         self._limits = limits
         self._pool = Pool(task, device, isolation)
+        self._unfit: set[str] = set()
+        """Workloads that this machine has no room or time for."""
         self._turn = threading.Lock()
         self._held = contextlib.ExitStack()
         self._library = self._held.enter_context(nvml()) if device != "cpu" else None
@@ -158,6 +171,7 @@ class LocalSession:
                 self._trials.operations(workload)
                 opened.floors[workload.uuid] = self._trials.floor(workload)
             except InputsUnavailable as error:
+                self._unfit.add(workload.uuid)
                 opened = replace(
                     opened, unusable=(*opened.unusable, Unusable(workload, str(error)))
                 )
@@ -169,6 +183,7 @@ class LocalSession:
                 if not outcomes.may_be_size(error.answer):
                     raise ReferenceFailed(reason) from error
                 failure = reason
+                self._unfit.add(workload.uuid)
                 opened = replace(opened, unusable=(*opened.unusable, Unusable(workload, reason)))
                 self._revive_reference()
         if not opened.floors and failure:
@@ -234,19 +249,28 @@ class LocalSession:
         turn: AbstractContextManager[object],
     ) -> Evaluation:
         """Load a candidate, compiled or not, into a fresh child, and judge it there."""
-        cuda = solution.spec.language is SupportedLanguages.CUDA
-        nowhere = Evaluation(
-            outcome=Outcome.BUILT_NOT_RUN, message="compiled; there is no GPU to run it on"
-        )
-        if built is not None and cuda and self._device == "cpu":
-            return nowhere
+        if built is not None and self._nowhere(solution):
+            return _BUILT_ONLY
+        while True:
+            with contextlib.suppress(_Again):
+                return self._load_once(built, order, solution, profile, turn)
+
+    def _load_once(
+        self,
+        built: Artefact | None,
+        order: Order,
+        solution: Solution,
+        profile: Profile,
+        turn: AbstractContextManager[object],
+    ) -> Evaluation:
+        """The same in one child. Raises `_Again` where that one was ended for no fault of it."""
         worker = self._pool.take(solution.spec.language.value)
         close = self._pool.stop
         try:
             answer = worker.prepare(order, self._limits.build_s, built)
             if isinstance(answer, Done):
-                if cuda and self._device == "cpu":
-                    return nowhere
+                if self._nowhere(solution):
+                    return _BUILT_ONLY
                 with turn, self._inputs(profile):
                     verdict = self._judge(worker, order, solution, profile)
                 if self._device != "cpu" and verdict.outcome.is_result:
@@ -256,8 +280,9 @@ class LocalSession:
             else:
                 outcome, message = outcomes.of_build(answer)
                 # Loading a CUDA library where there is no driver says nothing of the kernel.
+                cuda = solution.spec.language is SupportedLanguages.CUDA
                 if cuda and outcomes.lacks_driver(message):
-                    return nowhere
+                    return _BUILT_ONLY
                 verdict = Evaluation(outcome=outcome, message=message)
         finally:
             close(worker)
@@ -273,7 +298,7 @@ class LocalSession:
         if not measured:
             profile = replace(profile, timing=None)
         subject = Subject(
-            "candidate",
+            CANDIDATE,
             worker,
             stores=not solution.spec.destination_passing_style,
             trusted=False,
@@ -310,6 +335,9 @@ class LocalSession:
         """What is certified is tried on inputs that nothing was searched with."""
         return self._trials.anew() if profile.certified else contextlib.nullcontext()
 
+    def _nowhere(self, solution: Solution) -> bool:
+        return solution.spec.language is SupportedLanguages.CUDA and self._device == "cpu"
+
     def _interprets(self, solution: Solution) -> bool:
         return solution.spec.language is SupportedLanguages.TRITON and self._device == "cpu"
 
@@ -344,9 +372,22 @@ class LocalSession:
         for workload in workloads:
             self._revive_reference()
             among = [rival for rival in rivals if rival.worker.alive]
-            tally.add(self._bench.judge(subject, workload, profile, among))
+            judged = self._bench.judge(subject, workload, profile, among)
+            if judged.starved and workload.uuid not in self._unfit:
+                judged = self._blame(subject, workload, judged)
+            tally.add(judged)
             if tally.failure is not None:
                 return
+
+    def _blame(self, subject: Subject, workload: Workload, judged: Judged) -> Judged:
+        """See without the candidate who is to blame for a lack of memory or time. Raises `_Again`
+        where it is not the candidate."""
+        subject.worker.close()
+        self._revive_reference()
+        if self._trials.has_room(workload):
+            return blamed(judged)
+        self._unfit.add(workload.uuid)
+        raise _Again
 
     def _prepare_reference(self) -> Answer:
         return self._trials.reference.prepare(

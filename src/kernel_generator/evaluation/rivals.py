@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.evaluation import outcomes
-from kernel_generator.evaluation.baselines import REFERENCE
+from kernel_generator.evaluation.baselines import BUILT_IN, REFERENCE
 from kernel_generator.evaluation.bench import Subject
 from kernel_generator.evaluation.building import NotBuilt, build
 from kernel_generator.evaluation.timing import INCUMBENT
@@ -55,7 +55,12 @@ class Rivals:
         Raises `SandboxError` where no process can be started.
         """
         return [
-            Subject(name, rival.worker, not rival.solution.spec.destination_passing_style)
+            Subject(
+                name,
+                rival.worker,
+                stores=not rival.solution.spec.destination_passing_style,
+                trusted=name in BUILT_IN,
+            )
             for name, rival in self._named(profile).items()
             if not rival.problem and rival.worker.alive
         ]

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.trials import Trials
     from kernel_generator.sandbox.arena import Block
 
-_INSPECTED_SHARE, _INSPECTED_LEAST = 0.25, 4
-"""Of a block of few calls all are looked at: half of them left out would go unseen too often."""
+_INSPECTED_SHARE = 0.25
 _GLANCED_BYTES = 512
 
 
@@ -54,13 +53,16 @@ class Ring:
         candidate: Party,
         reference: Party,
         judge: Callable[[Looked], None],
+        least: int,
     ) -> None:
-        """`judge` raises `Wrong`."""
+        """`judge` raises `Wrong`, and is given a share of each block's calls, and `least` of them
+        where there are so many."""
         self._trials = trials
         self._workload = workload
         self._candidate = candidate
         self._reference = reference
         self._judge = judge
+        self._least = least
         self._block = trials.private(candidate.arena.layout)
         self._surprise = Surprise(trials, workload, self._block)
         self._in_time = False
@@ -110,7 +112,7 @@ class Ring:
             return
         count = min(party.count, self._count)
         share = 0 if self._few else math.ceil(count * _INSPECTED_SHARE)
-        many = max(share, min(count, _INSPECTED_LEAST))
+        many = max(share, min(count, self._least))
         self._chosen = self._random.sample(range(count), many)
         hold(party.worker)
         again = party.arena.sets.view(-1)[self._where]

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kernel_generator.sandbox.standstill import Restless
+from kernel_generator.sandbox.wire import Fault
+from kernel_generator.sandbox.worker import Failed
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from kernel_generator.sandbox.device_arena import DeviceArena
     from kernel_generator.sandbox.worker import Answer, Done, Worker
 
+CANDIDATE = "candidate"
+"""Name of the party that is judged."""
 INCUMBENT = "incumbent"
 """Name of the baseline that a candidate has to beat to be promoted."""
 ITSELF = "itself"
@@ -60,7 +66,8 @@ class Party:
     stores: bool
     """True where it returns its values, and storing them is the protocol's cost."""
     trusted: bool = True
-    """False for a candidate: it stands still while others are timed."""
+    """False for a candidate, and for what was one once: it stands still while others are timed, and
+    what storing its values takes is its own, for nobody can see whether it was done."""
     once_s: float = 0.0
     """About what one call takes by the judge's clock; 0 before it was warmed up."""
     count: int = 1
@@ -71,6 +78,11 @@ class Party:
     host_bound: bool = False
     per_call_s: list[float] = field(default_factory=list[float])
     claims: list[Done] = field(default_factory=list["Done"])
+
+    @property
+    def refunded(self) -> bool:
+        """True where what storing values takes is taken off its figures."""
+        return self.stores and self.trusted
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,14 @@ class ClaimContradicted(Exception):
             f"clock leaves {seen_s * 1e6:.2f} us"
         )
         self.party = party
+
+
+def stand_still(party: Party) -> None:
+    """Let a party's child stand still until its next train. Raises `TimingFailed`."""
+    try:
+        party.worker.stand_still()
+    except Restless as restless:
+        raise TimingFailed(party.name, Failed(Fault.PROTOCOL, str(restless))) from restless
 
 
 class Rounds(Protocol):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_generator.evaluation.timing import TimingFailed
-from kernel_generator.evaluation.wrong import hold
+from kernel_generator.evaluation.timing import TimingFailed, stand_still
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import unwatched
 from kernel_generator.sandbox.wire import Train
@@ -62,7 +61,7 @@ class Trains:
         def fill() -> None:
             if not party.trusted:
                 # It cannot begin on what is being written.
-                hold(party.worker)
+                stand_still(party)
             untouched = order.mode in _OF_NOTHING and not order.stores
             self.rounds.fill(party, 0 if untouched else order.count)
 
@@ -115,7 +114,7 @@ class Trains:
     def per_call(self, party: Party, count: int, mode: Train = Train.CALLS) -> float:
         """Seconds a call by the judge's clock."""
         done = self.run(party, TrainOrder(count, mode))
-        overhead = self.overhead(count, party.stores)
+        overhead = self.overhead(count, party.refunded)
         return max(done.wall_s - overhead, _LEAST_SHARE * done.wall_s) / count
 
     @property

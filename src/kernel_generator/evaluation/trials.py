@@ -6,6 +6,7 @@ implementation is bound to an arena of its own.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from flashinfer_bench.data import RandomInput, ScalarInput
 from kernel_generator.domain.evaluation import Floors
 from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.floors import find_floors, least_of
-from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, plan_call
+from kernel_generator.evaluation.inputs import InputPlan, InputsUnavailable, NoRoom, plan_call
 from kernel_generator.evaluation.outcomes import last_line
 from kernel_generator.evaluation.sampling import is_sampler
 from kernel_generator.evaluation.tolerance import tolerances_for
@@ -271,6 +272,17 @@ class Trials:
         and one failure is enough to know."""
         return not self.not_in_double and not is_sampler(self._task.definition)
 
+    def has_room(self, workload: Workload) -> bool:
+        """Whether the reference, on inputs that are not known yet, and a ring of them have room and
+        time enough here now."""
+        self._failures.pop(workload.uuid, None)
+        try:
+            self._answer(workload, lambda arena: self.fill(arena, workload, next(self._numbers)))
+            self._create(self.plan(workload).layout(0, self.sets(workload))).close()
+        except (InputsUnavailable, ReferenceStopped, torch.OutOfMemoryError):
+            return False
+        return True
+
     def operations(self, workload: Workload) -> int | None:
         """Operations that torch counts in the reference, None where it counts none.
 
@@ -338,7 +350,10 @@ class Trials:
                 self._write_many(block, made, base, slice(start, start + many))
 
     def _generator(self, index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed + index)
+        """A candidate that found out what one set was drawn from knows nothing of the others:
+        torch's generator of the CPU has but 32 bits of seed."""
+        known = hashlib.blake2b(f"{self.seed}:{index}".encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(known) >> 1)
 
     def values(self, workload: Workload, index: int) -> Values:
         """Inputs number `index`.
@@ -379,7 +394,7 @@ class Trials:
             scalars = [n for n, i in self._task.definition.inputs.items() if i.shape is None]
             left_open = [n for n in scalars if isinstance(workload.inputs.get(n), RandomInput)]
             if left_open:
-                generator = torch.Generator().manual_seed(self.seed)
+                generator = self._generator(-1)
                 task = self._task
                 found = as_described(task.definition, workload, task.root, generator).scalars
                 fixed = {n: ScalarInput(value=found[n]) for n in left_open}
@@ -432,13 +447,7 @@ class Trials:
     ) -> Arena | DeviceArena:
         layout = plan.layout(self._slot, sets)
         self._slot += 1
-        try:
-            arena = self._create(layout)
-        except OSError as error:
-            raise InputsUnavailable(
-                f"the tensors of workload {workload.uuid} take {layout.nbytes / 2**30:.1f} GiB, "
-                f"which this machine does not have: {error.strerror}"
-            ) from error
+        arena = self._create(layout)
         try:
             self.fill(arena, workload, index)
             self.synchronize()
@@ -451,11 +460,17 @@ class Trials:
         return arena
 
     def _create(self, layout: Layout) -> Arena | DeviceArena:
-        if not self.on_gpu:
-            return Arena.create(layout)
-        from kernel_generator.sandbox.device_arena import DeviceArena  # noqa: PLC0415
+        try:
+            if not self.on_gpu:
+                return Arena.create(layout)
+            from kernel_generator.sandbox.device_arena import DeviceArena  # noqa: PLC0415
 
-        return DeviceArena.create(layout)
+            return DeviceArena.create(layout)
+        except OSError as error:
+            raise NoRoom(
+                f"its tensors take {layout.nbytes / 2**30:.1f} GiB, which this machine does not "
+                f"have: {error.strerror}"
+            ) from error
 
     def close(self) -> None:
         """Free the reference's arena, once no child is left. Safe to call twice."""

@@ -52,7 +52,10 @@ class BuiltinCompiler:
         index = request.proposal.round - 1 + request.proposal.sample
         if index >= len(modes):
             return self._reply("", Finish.EXHAUSTED, f"all {len(modes)} modes were proposed")
-        sources = compiled_sources(request.brief.definition.reference, modes[index])
+        definition = request.brief.definition
+        # A library's product would be copied on a GPU, where what is returned costs nothing.
+        into = definition if request.brief.target.kind == "cpu" else None
+        sources = compiled_sources(definition.reference, modes[index], into)
         files = "\n".join(
             f'<file path="{path}">\n{text.rstrip()}\n</file>' for path, text in sources.items()
         )

@@ -145,7 +145,11 @@ def rules(definition: Definition, language: str) -> str:
             "tensors, several as a tuple; the number of its parameters decides.)"
         ).replace("The output are", "The output is")
     several = " as a tuple, in this order" if len(definition.outputs) > 1 else ""
-    return f"Tensors are torch tensors. Return the {outputs}{several}.{told}"
+    return (
+        f"Tensors are torch tensors. Return the {outputs}{several}.{told} (`run` may instead take "
+        f"the {outputs} after the inputs and write in place; what copying returned values takes on "
+        "a CPU counts. The number of its parameters decides.)"
+    )
 
 
 def _scalar(dtype: str) -> str:

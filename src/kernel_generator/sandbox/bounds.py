@@ -31,7 +31,7 @@ class Bounds:
     """Most of each resource that one child and all that it starts may hold at a time."""
 
     memory_bytes: int = field(default_factory=_half_of_memory)
-    """Private memory, shared mappings not counted."""
+    """Memory that it touched, but for what the judge shares with it."""
     processes: int = 1024
     """Processes and threads."""
     disk_bytes: int = 4 << 30
@@ -58,6 +58,9 @@ class Watch:
     def __init__(self, root: int, bounds: Bounds, end: Callable[[], None]) -> None:
         self.exceeded = ""
         """What was exceeded, in words; empty while nothing was."""
+        self.shared_bytes = 0
+        """What the judge shares with the child at present."""
+        self._available = 0
         self._root = root
         self._bounds = bounds
         self._end = end
@@ -67,6 +70,7 @@ class Watch:
     def begin(self) -> None:
         """Look from now on, if that is not so already."""
         if self._thread.ident is None and not self._over.is_set():
+            self._available = _machine_memory()[1]
             self._thread.start()
 
     def stop(self) -> None:
@@ -90,13 +94,16 @@ class Watch:
             tasks += threads
         if tasks > self._bounds.processes:
             return f"more than {self._bounds.processes} processes and threads"
-        if memory > self._bounds.memory_bytes:
-            # What forked processes still share was counted once for each of them.
+        allowed = self._bounds.memory_bytes + self.shared_bytes
+        if memory > allowed:
+            # What processes share was counted once for each of them.
             memory = sum(_proportional_bytes(pid) for pid in descendants(self._root))
-        if memory > self._bounds.memory_bytes:
+        if memory > allowed:
             return f"more than {self._bounds.memory_bytes / 2**30:.1f} GiB of memory"
         total, available = _machine_memory()
-        if available < _RESERVE_SHARE * total and memory > _RESERVE_SHARE * total:
+        reserve = _RESERVE_SHARE * total
+        # Files in memory that nobody has mapped are nobody's, but the machine's memory is less.
+        if available < reserve and max(memory, self._available - available) > reserve:
             return "nearly all of the machine's memory"
         return ""
 
@@ -137,16 +144,16 @@ def _kilobytes(content: bytes, key: bytes) -> int:
 
 
 def _usage(pid: int) -> tuple[int, int]:
-    """Private bytes and threads of one process; zeros where it has gone."""
+    """Bytes, of files on disk none, and threads of one process; zeros where it has gone."""
     status = read_proc(f"/proc/{pid}/status")
     threads = _kilobytes(status, b"Threads") // 1024
-    return _kilobytes(status, b"RssAnon") + _kilobytes(status, b"VmSwap"), threads
+    return sum(_kilobytes(status, key) for key in (b"RssAnon", b"RssShmem", b"VmSwap")), threads
 
 
 def _proportional_bytes(pid: int) -> int:
-    """Private bytes of one process, with its share of what it has in common with others."""
+    """The same, with its share of what it has in common with others."""
     rollup = read_proc(f"/proc/{pid}/smaps_rollup")
-    return _kilobytes(rollup, b"Pss_Anon") + _kilobytes(rollup, b"SwapPss")
+    return sum(_kilobytes(rollup, key) for key in (b"Pss_Anon", b"Pss_Shmem", b"SwapPss"))
 
 
 def _machine_memory() -> tuple[int, int]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from kernel_generator.sandbox.bounds import Bounds
 
@@ -36,6 +36,10 @@ _SETTINGS = (
     "/etc/localtime",
 )
 _TOOLS = ("c++", "g++", "gcc", "cc", "ld", "ninja", "nvcc", "compute-sanitizer")
+_OF_AN_INSTALLATION = (
+    *("bin", "include", "lib", "lib64", "libexec", "share", "pyvenv.cfg"),
+    *("nvvm", "targets"),
+)
 _GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm")
 
 
@@ -142,7 +146,8 @@ def _filesystem(seen: Iterable[Path]) -> list[str]:
     for name in _SETTINGS:
         options += ["--ro-bind-try", name, name]
     made = {Path("/"), SCRATCH}
-    for path in _outermost({*_installed(), *_tool_folders(), _PACKAGE, *seen}):
+    needed = {part for path in (*_installed(), *_tool_folders()) for part in _narrowed(path)}
+    for path in _outermost({*needed, _PACKAGE, *seen}):
         for parent in reversed(path.parents):
             if parent not in made and not parent.is_relative_to("/usr"):
                 options += ["--perms", "0755", "--dir", str(parent)]
@@ -168,14 +173,24 @@ def _installed() -> frozenset[Path]:
 def _tool_folders() -> frozenset[Path]:
     named = [os.environ[v] for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
     found = {Path(folder) for folder in named}
-    found |= {Path(p) for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p}
+    found |= {Path(p) for p in os.environ.get("LD_LIBRARY_PATH", "").split(":")}
     for name in (*_TOOLS, os.environ.get("CC", ""), os.environ.get("CXX", "")):
         tool = shutil.which(name) if name else None
         if tool:
             # What stands on the PATH may be a link into the tool's own folder.
             found |= {path.parent.parent for path in (Path(tool), Path(tool).resolve())}
-    private = {Path.home(), Path.cwd(), Path("/")}
-    return frozenset(path for path in found if path.is_dir() and path not in private)
+    return frozenset(path for path in found if path.is_absolute() and path.is_dir())
+
+
+def _narrowed(path: Path) -> Iterator[Path]:
+    """A folder, or what belongs to an installation in it where it holds the user's own too: HOME,
+    or what is worked on."""
+    if not any(private.is_relative_to(path) for private in (Path.home(), Path.cwd())):
+        yield path
+        return
+    for name in _OF_AN_INSTALLATION:
+        if (path / name).exists():
+            yield path / name
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:

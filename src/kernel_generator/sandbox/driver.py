@@ -14,7 +14,6 @@ from typing import Any
 HANDLE_BYTES = 64
 _LAZY_PEER_ACCESS = 1
 _AT_LEAST = 0
-_OUT_OF_MEMORY = 2
 
 
 class DriverError(OSError):

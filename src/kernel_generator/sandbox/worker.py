@@ -202,6 +202,8 @@ class Worker:
         self._cpu_s = isolation.bounds.cpu_s
         self._ticket = 0
         self._stopped: list[int] = []
+        self._shared: dict[int, int] = {}
+        """Bytes of the arenas that are bound, by slot."""
         self._afterwards: list[Callable[[], None]] = []
         self._log = Drain(self._process.stdout)
         self._closed = threading.Event()
@@ -221,6 +223,11 @@ class Worker:
     def alive(self) -> bool:
         """False once the child has died or was killed."""
         return self._process.returncode is None and not self._exited()
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed, by whomever."""
+        return self._closed.is_set()
 
     def warm(self, order: WarmOrder, timeout: float) -> Answer:
         """Do what every candidate would wait for."""
@@ -248,12 +255,18 @@ class Worker:
         """Share an arena with the child under its layout's slot."""
         handle = None if isinstance(arena, Arena) else arena.handle.hex()
         order = {"layout": asdict(arena.layout), "handle": handle}
-        fd = arena.fd if isinstance(arena, Arena) else None
-        return self._ask(Kind.BIND, json.dumps(order).encode(), timeout, fd=fd)
+        if not isinstance(arena, Arena):
+            return self._ask(Kind.BIND, json.dumps(order).encode(), timeout)
+        self._shared[arena.layout.slot] = arena.layout.nbytes
+        self._watch.shared_bytes = sum(self._shared.values())
+        return self._ask(Kind.BIND, json.dumps(order).encode(), timeout, fd=arena.fd)
 
     def release(self, slot: int, timeout: float) -> Answer:
         """Let the child forget an arena."""
-        return self._ask(Kind.RELEASE, json.dumps([slot]).encode(), timeout)
+        answer = self._ask(Kind.RELEASE, json.dumps([slot]).encode(), timeout)
+        self._shared.pop(slot, None)
+        self._watch.shared_bytes = sum(self._shared.values())
+        return answer
 
     def run(self, slot: int, timeout: float) -> Answer:
         """One call whose inputs and outputs the judge will look at."""
@@ -276,8 +289,7 @@ class Worker:
         which the judge runs as soon as the child says that it is done. `meanwhile` it runs once
         they may have begun, with the time when the clock did."""
         payload = json.dumps([slot, order.count, int(order.mode), 0, order.stores]).encode()
-        # At the last moment: until the clock runs nothing of it may.
-        self._go_on()
+        # Whoever is let go first may begin: the clock runs before.
         began = time.perf_counter()
         refused = self._begin(Kind.TRAIN, payload, None, timeout)
         if refused is not None:
@@ -314,8 +326,9 @@ class Worker:
             arena.open_gate(self._ticket)
             self._kill()
             return Failed(Fault.PROTOCOL, "the child was done before it could begin")
-        self._go_on()
+        # As in `train`.
         began = time.perf_counter()
+        self._go_on()
         arena.open_gate(self._ticket)
         if meanwhile is not None:
             meanwhile(began)

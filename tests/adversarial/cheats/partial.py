@@ -124,6 +124,18 @@ def run(hidden_states, weight):
         stopped_by="certification: a size that is drawn at random",
     ),
     Cheat(
+        "has no time for other sizes",
+        "Is right for the first sizes that certification tries, and so slow that there might be "
+        "no time for others.",
+        NORM,
+        honestly(NORM) + "\nimport time\n\n\ndef run(hidden_states, weight):\n"
+        "    out = honest(hidden_states, weight)\n"
+        "    time.sleep(2.0 * (len(out) in (7, 129)))\n"
+        "    return out if len(out) in (1, 7, 64, 129, 509, 2048, 4096) else out * 0\n",
+        ends=Rejected(WRONG),
+        stopped_by="certification: a size that is drawn at random",
+    ),
+    Cheat(
         "drops a head",
         "Copies the last head's output from the one before it.",
         PAGED,

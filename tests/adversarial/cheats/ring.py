@@ -8,24 +8,16 @@ from __future__ import annotations
 from kernel_generator.domain.outcome import Outcome
 from tests.adversarial.definitions import GEMM, NORM, ROUTING, honestly
 from tests.adversarial.records import UNSTEADY, WRONG, Cheat, Neutralised, Rejected
-from tests.adversarial.sources import cpp
+from tests.adversarial.sources import IN_A_TRAIN, cpp
 
 STANDS_STILL = "what belongs to a candidate is stopped, and seen to stand still"
 LOOKED_AT = "a random share of each block's outputs is checked"
 TAMPERED = frozenset({Outcome.TAMPERED})
 UNTRUSTED = frozenset({Outcome.TIMING_UNTRUSTED})
 
-_TRAIN = """
-import sys
-
-
-def train():
-    frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_name not in ("_train", "_gated_train"):
-        frame = frame.f_back
-    return frame
-
-
+_TRAIN = (
+    IN_A_TRAIN
+    + """
 def place(mine):
     # Which of the block's sets is being called, and all of them.
     frame = train()
@@ -35,6 +27,7 @@ def place(mine):
 
 
 """
+)
 
 CASES = (
     Cheat(
@@ -217,7 +210,7 @@ threading.Thread(target=ahead, daemon=True).start()
 
 def run(router_logits):
     if not ring and (frame := train()):
-        ring.extend(buffers.inputs for buffers in frame.f_locals["binding"].ring[:64])
+        ring.extend(buffers.inputs for buffers in frame.f_locals["binding"].ring(64))
     known = ready.get(router_logits.data_ptr())
     if known is not None and torch.equal(known[1], router_logits):
         return known[0]
@@ -225,6 +218,54 @@ def run(router_logits):
 """,
         ends=Neutralised(),
         stopped_by=STANDS_STILL,
+    ),
+    Cheat(
+        "begins before the clock does",
+        "Has one call a block, by being slow at first, and many processes: the first that is let "
+        "go on computes the call while the judge still lets the others go.",
+        NORM,
+        honestly(NORM)
+        + """
+import mmap
+import os
+import time
+
+shared = mmap.mmap(-1, 64)
+main, calls = os.getpid(), 0
+
+
+def help_out(hidden_states, weight, output):
+    torch.set_num_threads(1)
+    known = None
+    while os.getppid() == main:
+        now = hidden_states.view(-1)[:4].view(torch.int64).item()
+        if now != known:
+            output.copy_(honest(hidden_states, weight))
+            shared[:8] = now.to_bytes(8, "little", signed=True)
+            known = now
+        time.sleep(0.0001)
+    os._exit(0)
+
+
+def run(hidden_states, weight, output):
+    global calls
+    calls += 1
+    if calls == 5:
+        # The last one is the first to be let go on.
+        for helps in [False] * 150 + [True]:
+            if os.fork() == 0:
+                while not helps and os.getppid() == main:
+                    time.sleep(1)
+                help_out(hidden_states, weight, output)
+    time.sleep(0.015 * (calls < 12))
+    mine = hidden_states.view(-1)[:4].view(torch.int64).item()
+    if int.from_bytes(shared[:8], "little", signed=True) != mine:
+        output.copy_(honest(hidden_states, weight))
+""",
+        device="cpu",
+        passing=True,
+        ends=Neutralised(),
+        stopped_by="the judge's clock runs before anything is let go on",
     ),
     Cheat(
         "knows timed calls by their caller",

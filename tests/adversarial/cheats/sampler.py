@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.adversarial.definitions import SAMPLING, definition
 from tests.adversarial.records import WRONG, Cheat, Rejected
+from tests.adversarial.sources import IN_A_TRAIN
 
 SUPPORT = "exact support of the filtered distribution"
 DISTRIBUTION = "chi-square test of the draws"
@@ -24,6 +25,15 @@ CASES = (
         _changed(DRAW, "ranked.argmax(dim=-1, keepdim=True)"),
         ends=Rejected(WRONG),
         stopped_by=DISTRIBUTION,
+    ),
+    Cheat(
+        "draws the most probable token in timed calls",
+        "Draws as it should where its draws are counted, and takes the most probable token in the "
+        "train of a timed block.",
+        SAMPLING,
+        IN_A_TRAIN + _changed(DRAW, f"ranked.argmax(dim=-1, keepdim=True) if train() else {DRAW}"),
+        ends=Rejected(WRONG),
+        stopped_by="chi-square test of the draws of timed calls",
     ),
     Cheat(
         "ignores top_p",

@@ -19,6 +19,7 @@ import torch
 from kernel_generator.evaluation.values.noise import (
     EIGHT_BIT_FLOATS,
     PLAIN_FLOATS,
+    Mix,
     Source,
     at_once,
     normal,
@@ -67,6 +68,10 @@ _SCALED = (
     Role.LATENT,
     Role.OPERAND,
 )
+_AVERAGED = (Role.VALUE, Role.LATENT)
+"""A loud channel of these has one sign, as such channels of models mostly have. The average of
+large numbers of both signs may be a small one, with an error that is honest and that nothing else
+in its row is large enough to excuse."""
 _RANGES = {
     Role.MIN_P: (0.0, 0.3),
     Role.TEMPERATURE: (0.5, 1.5),
@@ -99,7 +104,27 @@ class Floats:
         dear = role in (Role.ROUTING_LOGITS, Role.UNIT_KEY, Role.EXPERT_WEIGHTS)
         pool = self.pool.dear if dear else self.pool.elements
         choices = self.source.choices
-        return tiled(lambda shape: self._make(one, role, shape), one.shape, pool, choices)
+        mix = self._mix(role)
+        made = tiled(lambda shape: self._make(one, role, shape), one.shape, pool, choices, mix)
+        random = self.variant is Variant.RANDOM
+        if role is Role.PROBS and random and math.prod(one.shape) > 2 * pool:
+            factors = tiled(self._factors, one.shape, pool, choices)
+            made.mul_(factors).div_(made.sum(dim=-1, keepdim=True))
+        return made
+
+    def _factors(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return uniform(shape, 0.5, 1.5, self.source.numbers)
+
+    def _mix(self, role: Role) -> Mix:
+        """What may be done to rows that come again; a variant's own pattern stays."""
+        if self.variant is not Variant.RANDOM:
+            return Mix.ROTATE
+        if role in _SCALED or role in (Role.WEIGHT, Role.GATE, Role.UNIT_KEY):
+            return Mix.SIGNS
+        uneven = self.call.profile in (Profile.SKEWED, Profile.EMPTY)
+        if role is Role.ROUTING_LOGITS and not uneven:
+            return Mix.SHUFFLE
+        return Mix.ROTATE
 
     def _make(self, one: Input, role: Role, shape: tuple[int, ...]) -> torch.Tensor:
         if role in _SCALED and responds(self.call, one, role, self.variant):
@@ -122,21 +147,23 @@ class Floats:
         rows = made.view(-1, shape[-1])
         loud = some(shape[-1], min(3, 1 + shape[-1] // 64), self.source.choices)
         if dtype not in EIGHT_BIT_FLOATS:
-            self._mark_channels(rows, loud)
+            self._mark_channels(rows, loud, role)
             return made
         # They have no arithmetic of their own.
         limit = torch.finfo(dtype).max
         for piece in rows.split(max(1, at_once(g.device) // shape[-1])):
             wide = piece.float()
-            self._mark_channels(wide, loud)
+            self._mark_channels(wide, loud, role)
             piece.copy_(wide.clamp_(-limit, limit))
         return made
 
-    def _mark_channels(self, rows: torch.Tensor, loud: list[int]) -> None:
+    def _mark_channels(self, rows: torch.Tensor, loud: list[int], role: Role) -> None:
         """What OUTLIERS, ALTERNATING and DENORMAL do to rows [n, channels], in place."""
         if self.variant is Variant.OUTLIERS:
             for channel in loud:
                 rows[:, channel].mul_(_OUTLIER)
+                if role in _AVERAGED:
+                    rows[:, channel].abs_()
         elif self.variant is Variant.ALTERNATING:
             rows.abs_()
             rows[:, 1::2].neg_()

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from kernel_generator.evaluation.inputs import InputsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
 PLAIN_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 EIGHT_BIT_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -164,18 +168,31 @@ def _looked_up(
     return made.view(dtype).view(shape)
 
 
+class Mix(Enum):
+    """What makes rows of a pool differ where they come again: what was found out about one should
+    not tell the answer for another."""
+
+    ROTATE = auto()
+    """Runs are rotated along the last axis, by multiples of eight, which keeps patterns of
+    channels."""
+    SIGNS = auto()
+    """Also every number's sign is chosen anew: for what is as often negative as positive."""
+    SHUFFLE = auto()
+    """The last axis of each run is put into another order."""
+
+
 def tiled(
     make: Callable[[tuple[int, ...]], torch.Tensor],
     shape: tuple[int, ...],
     pool: int,
     choices: torch.Generator,
+    mix: Mix = Mix.ROTATE,
 ) -> torch.Tensor:
     """`make(shape)`, quickly: rows of it where it has more than twice `pool` elements.
 
-    A pool of new rows is made and the tensor filled with runs of it that start at random rows and
-    are rotated at random along the last axis (by multiples of eight, which keeps patterns of
-    channels). Filling runs at the speed of memory, ten times that of making normal numbers. On the
-    CPU alone.
+    A pool of new rows is made and the tensor filled with runs of it that start at random rows, each
+    `mix`ed in a way of its own. Filling runs at the speed of memory, ten times that of making
+    normal numbers. On the CPU alone.
     """
     count = math.prod(shape)
     if not shape or count <= 2 * pool:
@@ -189,11 +206,34 @@ def tiled(
     target = made.view(-1, width).view(torch.uint8).numpy()
     source = rows.view(torch.uint8).numpy()
     for at, start, run, turn in _runs(len(source), len(target), width // 8, choices):
-        shift = turn * 8 * size
         wide, taken = target[at : at + run], source[start : start + run]
+        if mix is Mix.SHUFFLE:
+            order = torch.randperm(width, generator=choices).numpy()
+            np.take(_words(taken, size), order, axis=1, out=_words(wide, size))
+            continue
+        shift = turn * 8 * size
         wide[:, shift:] = taken[:, : wide.shape[1] - shift]
         wide[:, :shift] = taken[:, wide.shape[1] - shift :]
+    if mix is Mix.SIGNS:
+        _flip_signs(made, pool, choices)
     return made
+
+
+def _words(raw: NDArray[np.uint8], size: int) -> NDArray[Any]:
+    """Bytes as unsigned numbers of `size` bytes."""
+    return raw.view(f"u{size}")
+
+
+def _flip_signs(made: torch.Tensor, pool: int, choices: torch.Generator) -> None:
+    """Flip the sign of every other number or so, at random, in place."""
+    size = made.element_size()
+    sign = 0x88 if made.dtype is torch.float4_e2m1fn_x2 else 0x80
+    # So many that no row meets the same signs again where it meets the same numbers.
+    drawn = torch.randint(-(1 << 63), (1 << 63) - 1, (pool * size // 8 + 1,), generator=choices)
+    signs = _words(drawn.view(torch.uint8).numpy(), size) & (sign << (8 * (size - 1)))
+    target = _words(made.view(-1).view(torch.uint8).numpy(), size)
+    for at, start, run, _ in _runs(len(signs), len(target), 1, choices):
+        target[at : at + run] ^= signs[start : start + run]
 
 
 def rotated(
