@@ -55,7 +55,7 @@ def test_a_candidate_that_is_wrong_at_one_size_fails_with_the_size_named() -> No
     assert found.failure.outcome is Outcome.WRONG_VALUES
     assert found.failure.axes == {"n": 37}
     assert found.failure.message.startswith("at a size that no workload has (n=37): wrong values")
-    assert found.failure.mismatches[0].wrong == 37 * 64
+    assert found.failure.mismatches[0].wrong > 36 * 64
     (check,) = found.checks
     assert (check.name, check.passed) == (EDGES, False)
     assert "n=37" in check.message
@@ -94,13 +94,15 @@ def test_a_candidate_that_dies_on_an_edge_fails() -> None:
 
 def test_edges_end_with_the_budget(right: Finalist) -> None:
     # Each look at the clock is a second later than the one before.
-    found = try_edges(right, budget_s=2.5, clock=count().__next__)
-    assert found.checks == (Check(name=EDGES, passed=True, message="2 of 7 within 2.5 s"),)
+    found = try_edges(right, budget_s=4.5, clock=count().__next__)
+    assert found.checks == (
+        Check(name=EDGES, passed=True, message="4 of 7 tried: 4.5 s were over"),
+    )
 
 
-def test_without_time_nothing_is_claimed(right: Finalist) -> None:
+def test_some_are_tried_however_slow_the_candidate_is(right: Finalist) -> None:
     found = try_edges(right, budget_s=0.0)
-    assert found.checks == (Check(name=EDGES, passed=None, message="0 of 7 within 0 s"),)
+    assert found.checks == (Check(name=EDGES, passed=True, message="3 of 7 tried: 0 s were over"),)
 
 
 def test_an_edge_on_which_the_reference_fails_is_left_out_and_counted() -> None:

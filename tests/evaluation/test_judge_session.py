@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.baselines import Baseline, default_baselines
+from kernel_generator.evaluation.bench import Bench, Judged, Subject
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.trials import Trials
 from tests.cli.commands import is_alive
 from tests.evaluation.judging import (
     BRIEF,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.sandbox.worker import Worker
 
 RIGHT = solution("def run(x):\n    return x * 2\n")
 
@@ -179,6 +182,36 @@ def test_a_workload_too_slow_for_the_reference_is_skipped_and_the_rest_is_judged
         "after": Outcome.PASSED,
     }
     assert "the reference fails: a call took longer than 1 s" in found.message
+
+
+@pytest.mark.parametrize("to_blame", [True, False])
+def test_who_starves_a_workload_shows_without_the_candidate(
+    to_blame: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, candidates = Bench.judge, list["Worker"]()
+
+    def starving(bench: Bench, subject: Subject, which: Workload, *others: Any) -> Judged:
+        judged = judge(bench, subject, which, *others)
+        if which.uuid != "b":
+            return judged
+        candidates.append(subject.worker)
+        nothing = {"outcome": Outcome.NOT_RUN, "message": "there is no room"}
+        return Judged(judged.record.model_copy(update=nothing), skipped=True, starved=True)
+
+    monkeypatch.setattr(Bench, "judge", starving)
+    monkeypatch.setattr(Trials, "has_room", lambda *_: to_blame)
+    with opened(task(DOUBLE, [workload("a", n=5), workload("b", n=6)])) as session:
+        found = session.evaluate(RIGHT, CORRECTNESS)
+    last = found.workloads[-1]
+    if to_blame:
+        assert found.outcome is last.outcome is Outcome.RESOURCE_LIMIT
+        assert last.message == "nothing else can be run beside it: there is no room"
+        assert len(candidates) == 1
+    else:
+        assert found.outcome is Outcome.CORRECT_NOT_MEASURED
+        assert [w.outcome for w in found.workloads] == [found.outcome, Outcome.NOT_RUN]
+        # The first was ended to find out.
+        assert len(candidates) == 2
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ TRIP_S = 1e-4
 """What an order and its answer take."""
 FLUSH_S, EVENTS_S = 85e-6, 2.6e-6
 NOISE_S = 1e-3
+STORE_S = 3e-5
 
 
 @dataclass
@@ -75,6 +76,8 @@ class Simulated:
             return Died(-11)
         settle()
         per_call = 0.0 if order.mode in (Train.EMPTY, Train.MADE) else self.device_s
+        if order.mode is Train.EMPTY and order.stores:
+            per_call = STORE_S
         return Done(TRIP_S + per_call * order.count)
 
     def train_gated(
@@ -221,6 +224,15 @@ class TestOnACpu:
         )
         assert found["candidate"].per_call_s.tolist() == pytest.approx([1e-4] * 3)
 
+    def test_only_of_trusted_code_what_storing_takes_is_taken_off(self, shared: Arena) -> None:
+        found = timed(
+            Party("candidate", Simulated(1e-4), shared, stores=True, trusted=False),  # type: ignore[arg-type]
+            Party(INCUMBENT, Simulated(1e-4), shared, stores=True, trusted=False),  # type: ignore[arg-type]
+            Party("reference", Simulated(1e-4), shared, stores=True),  # type: ignore[arg-type]
+        )
+        shown = {name: series.per_call_s[0] for name, series in found.items()}
+        assert shown == pytest.approx({"candidate": 1e-4, INCUMBENT: 1e-4, "reference": 7e-5})
+
     def test_no_block_has_more_calls_than_there_are_sets(self, shared: Arena) -> None:
         quick = Simulated(1e-6)
         timed(
@@ -247,6 +259,16 @@ def test_the_candidate_stands_still_while_others_are_timed() -> None:
     )
     own_trains = len(candidate.trains)
     assert candidate.freezes == own_trains + 2 * 3
+
+
+def test_an_incumbent_stands_still_while_the_candidate_is_timed() -> None:
+    incumbent = Simulated(20e-6)
+    timed(
+        on_gpu("candidate", Simulated(20e-6), trusted=False),
+        on_gpu(INCUMBENT, incumbent, trusted=False),
+        on_gpu("reference", Simulated(40e-6)),
+    )
+    assert incumbent.freezes == len(incumbent.trains) + 2 * 3
 
 
 def test_every_candidate_is_surprised_and_refused_where_it_answers_ahead() -> None:

@@ -56,6 +56,16 @@ def test_other_inputs_are_forgotten(trials: Trials) -> None:
     assert trials.values(WHICH, number) is not kept
 
 
+def test_what_one_set_was_drawn_from_tells_nothing_of_the_next(trials: Trials) -> None:
+    def as_drawn_from(seed: int) -> torch.Tensor:
+        return torch.rand(8, generator=torch.Generator().manual_seed(seed))
+
+    first, second = (trials._generator(index) for index in (FRESH, FRESH + 1))  # type: ignore[reportPrivateUsage]
+    known = first.initial_seed()
+    assert torch.equal(torch.rand(8, generator=first), as_drawn_from(known))
+    assert not torch.equal(torch.rand(8, generator=second), as_drawn_from(known + 1))
+
+
 def test_no_trial_has_the_inputs_of_a_timed_call(trials: Trials) -> None:
     of_trial(trials, 0)
     for _ in range(40):

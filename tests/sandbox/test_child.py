@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator.sandbox import standstill
+from kernel_generator.sandbox import worker as worker_module
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.wire import Fault, Train
 from kernel_generator.sandbox.worker import Done, Failed, TrainOrder, Worker
@@ -133,6 +136,21 @@ class TestACallThatSucceeds:
         found = [view(block, ring.layout.outputs[0]) for block in ring.sets]
         assert [block.unique().tolist() for block in found] == [[2.0], [3.0], [4.0], [5.0]]
         ring.close()
+
+    def test_of_a_train_begins_after_the_clock(
+        self, worker: Worker, arena: Arena, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert isinstance(call(worker, order("def run(x):\n    return x\n"), arena), Done)
+
+        def slowly(pids: list[int]) -> None:
+            standstill.go_on(pids)
+            time.sleep(0.2)
+
+        worker.stand_still()
+        monkeypatch.setattr(worker_module, "go_on", slowly)
+        answer = worker.train(0, TrainOrder(1), LIMIT_S)
+        assert isinstance(answer, Done)
+        assert answer.wall_s > 0.2
 
     def test_is_not_made_in_an_empty_train(self, worker: Worker, arena: Arena) -> None:
         assert isinstance(call(worker, order("def run(x):\n    return x * 2\n"), arena), Done)

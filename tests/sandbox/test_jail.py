@@ -191,6 +191,16 @@ class TestBounds:
         assert isinstance(answer, Exceeded)
         assert "1.5 GiB of memory" in answer.what
 
+    def test_of_memory_that_processes_could_share(self, strict: Isolation, arena: Arena) -> None:
+        holding = (
+            "import mmap\nheld = mmap.mmap(-1, 7 << 28)\n"
+            "torch.frombuffer(held, dtype=torch.uint8).fill_(1)\ntime.sleep(60)"
+        )
+        with Worker({}, strict) as found:
+            answer = ended(found, arena, holding)
+        assert isinstance(answer, Exceeded)
+        assert "1.5 GiB of memory" in answer.what
+
     def test_of_processes_told_as_an_error(self, strict: Isolation, arena: Arena) -> None:
         forking = "for _ in range(400):\n    if os.fork() == 0:\n        time.sleep(600)"
         with Worker({}, strict) as found:

@@ -220,54 +220,6 @@ def run(router_logits):
         stopped_by=STANDS_STILL,
     ),
     Cheat(
-        "begins before the clock does",
-        "Has one call a block, by being slow at first, and many processes: the first that is let "
-        "go on computes the call while the judge still lets the others go.",
-        NORM,
-        honestly(NORM)
-        + """
-import mmap
-import os
-import time
-
-shared = mmap.mmap(-1, 64)
-main, calls = os.getpid(), 0
-
-
-def help_out(hidden_states, weight, output):
-    torch.set_num_threads(1)
-    known = None
-    while os.getppid() == main:
-        now = hidden_states.view(-1)[:4].view(torch.int64).item()
-        if now != known:
-            output.copy_(honest(hidden_states, weight))
-            shared[:8] = now.to_bytes(8, "little", signed=True)
-            known = now
-        time.sleep(0.0001)
-    os._exit(0)
-
-
-def run(hidden_states, weight, output):
-    global calls
-    calls += 1
-    if calls == 5:
-        # The last one is the first to be let go on.
-        for helps in [False] * 150 + [True]:
-            if os.fork() == 0:
-                while not helps and os.getppid() == main:
-                    time.sleep(1)
-                help_out(hidden_states, weight, output)
-    time.sleep(0.015 * (calls < 12))
-    mine = hidden_states.view(-1)[:4].view(torch.int64).item()
-    if int.from_bytes(shared[:8], "little", signed=True) != mine:
-        output.copy_(honest(hidden_states, weight))
-""",
-        device="cpu",
-        passing=True,
-        ends=Neutralised(),
-        stopped_by="the judge's clock runs before anything is let go on",
-    ),
-    Cheat(
         "knows timed calls by their caller",
         "Looks up who calls it, and does nothing in the train of a timed block.",
         NORM,

@@ -198,3 +198,21 @@ def test_a_softmax_scale_that_nobody_gave_follows_from_the_head(
 ) -> None:
     values = draw(definition, defining.workload(definition, **axes), None, torch.Generator())
     assert list(values.scalars.values()) == [expected]
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "gate_up"])
+@ANY_FLOAT
+def test_no_row_of_a_large_tensor_comes_again(dtype: str, name: str) -> None:
+    # Filled from a pool of 512 rows of this width.
+    definition = one_input(dtype, name, columns=1024)
+    which = defining.workload(definition, rows=2048)
+    values = draw(definition, which, None, torch.Generator().manual_seed(3))
+    found = vary(definition, which, values, torch.Generator().manual_seed(4)).tensors[name]
+    rows = found.double()
+
+    def however_rotated(row: torch.Tensor) -> torch.Tensor:
+        return (row * row.roll(8, dims=1)).sum(dim=1) + (row * row.roll(16, dims=1)).sum(dim=1) / 3
+
+    assert len(however_rotated(rows).unique()) > 2040
+    assert len(however_rotated(rows.abs()).round(decimals=6).unique()) <= 512
+    assert 0.45 < float((rows < 0).double().mean()) < 0.55
