@@ -6,13 +6,14 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from kernel_generator.evaluation.baselines import reference_solution
-from kernel_generator.evaluation.bench import Bench, Subject
+from kernel_generator.evaluation.bench import Bench
+from kernel_generator.evaluation.case import Subject
 from kernel_generator.evaluation.finalist import Finalist
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.toolchain import build_environment
 from kernel_generator.evaluation.trials import Trials
 from kernel_generator.sandbox.isolation import Level, isolate
-from kernel_generator.sandbox.worker import Done, Order
+from kernel_generator.sandbox.orders import Done, Order
 from tests.evaluation.judging import TINY
 
 if TYPE_CHECKING:

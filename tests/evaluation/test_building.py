@@ -18,7 +18,7 @@ from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.toolchain import find_cuda
 from kernel_generator.sandbox.artefact import Artefact
 from kernel_generator.sandbox.isolation import Level, isolate
-from kernel_generator.sandbox.worker import Failed, Order, TimedOut
+from kernel_generator.sandbox.orders import Failed, Order, TimedOut
 from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, opened, solution, task
 
 if TYPE_CHECKING:

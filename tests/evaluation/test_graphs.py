@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kernel_generator.evaluation.graphs import error_of
+from kernel_generator.sandbox.orders import Died, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Failed, TimedOut
 
 SYNCS = """Traceback (most recent call last):
   File "main.py", line 4, in run

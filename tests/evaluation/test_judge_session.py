@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.baselines import Baseline, default_baselines
-from kernel_generator.evaluation.bench import Bench, Judged, Subject
+from kernel_generator.evaluation.bench import Bench
+from kernel_generator.evaluation.case import Judged, Subject
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.trials import Trials

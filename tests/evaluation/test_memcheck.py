@@ -12,8 +12,8 @@ from kernel_generator.evaluation import memcheck
 from kernel_generator.evaluation.memcheck import check_memory, conclude, find_sanitizer
 from kernel_generator.evaluation.wrong import Wrong
 from kernel_generator.sandbox.isolation import Level
+from kernel_generator.sandbox.orders import Died, Done, Exceeded, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Done, Exceeded, Failed, TimedOut
 from tests.evaluation.finalists import finalist
 from tests.evaluation.judging import solution, task, workload
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kernel_generator.evaluation.finalist import Finalist
-    from kernel_generator.sandbox.worker import Answer
+    from kernel_generator.sandbox.orders import Answer
 
 BEGUN = "========= COMPUTE-SANITIZER\n"
 CLEAN = BEGUN + "========= ERROR SUMMARY: 0 errors\n"

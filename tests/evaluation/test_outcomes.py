@@ -6,8 +6,8 @@ import pytest
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.outcomes import last_line, of_build, of_run
+from kernel_generator.sandbox.orders import Died, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Failed, TimedOut
 
 
 @pytest.mark.parametrize("fault", list(Fault))

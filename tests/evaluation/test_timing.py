@@ -27,14 +27,14 @@ from kernel_generator.evaluation.timing import (
 from kernel_generator.evaluation.trains import Trains
 from kernel_generator.evaluation.wrong import Wrong
 from kernel_generator.sandbox.arena import Arena, Block, Layout, Place
+from kernel_generator.sandbox.orders import Answer, Died, Done
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import Answer, Died, Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from kernel_generator.evaluation.timing import Series
-    from kernel_generator.sandbox.worker import TrainOrder
+    from kernel_generator.sandbox.orders import TrainOrder
 
 PLAN = TimingPlan(block_s=1e-3, min_blocks=3, max_blocks=5, budget_s=5.0)
 LAYOUT = Layout.plan(0, (Place("x", "float32", (8,)),), (Place("y", "float32", (8,)),), sets=8)

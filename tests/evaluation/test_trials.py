@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import torch
 
-from kernel_generator.evaluation.trials import FRESH, Trials
+from kernel_generator.evaluation.supply import FRESH
+from kernel_generator.evaluation.trials import Trials
 from tests.evaluation.judging import TINY, task, workload
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kernel_generator.sandbox.arena import Arena, Layout, Place, view
-from kernel_generator.sandbox.worker import Order
+from kernel_generator.sandbox.orders import Order
 
 if TYPE_CHECKING:
-    from kernel_generator.sandbox.worker import Answer, Worker
+    from kernel_generator.sandbox.orders import Answer
+    from kernel_generator.sandbox.worker import Worker
 
 LIMIT_S = 60.0
 

@@ -22,15 +22,16 @@ from kernel_generator.sandbox import compiling
 from kernel_generator.sandbox.artefact import Artefact
 from kernel_generator.sandbox.bounds import Bounds
 from kernel_generator.sandbox.isolation import Isolation, Level, isolate
+from kernel_generator.sandbox.orders import Died, Done, Exceeded, Failed, Order, TimedOut
 from kernel_generator.sandbox.wire import COMPILES, Fault
-from kernel_generator.sandbox.worker import Died, Done, Exceeded, Failed, Order, TimedOut, Worker
+from kernel_generator.sandbox.worker import Worker
 from tests.sandbox.driving import LIMIT_S, order, output, square
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from kernel_generator.sandbox.worker import Answer
+    from kernel_generator.sandbox.orders import Answer
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="no C++ compiler on this machine"

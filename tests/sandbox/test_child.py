@@ -10,8 +10,9 @@ import pytest
 from kernel_generator.sandbox import standstill
 from kernel_generator.sandbox import worker as worker_module
 from kernel_generator.sandbox.arena import view
+from kernel_generator.sandbox.orders import Done, Failed, TrainOrder
 from kernel_generator.sandbox.wire import Fault, Train
-from kernel_generator.sandbox.worker import Done, Failed, TrainOrder, Worker
+from kernel_generator.sandbox.worker import Worker
 from tests.sandbox.driving import LIMIT_S, call, order, output, square
 
 if TYPE_CHECKING:

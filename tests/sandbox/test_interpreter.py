@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from kernel_generator.sandbox.orders import Done, Failed
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Done, Failed, Worker
+from kernel_generator.sandbox.worker import Worker
 from tests.sandbox.driving import call, order, output, square
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from kernel_generator.sandbox.worker import Answer
+    from kernel_generator.sandbox.orders import Answer
 
 pytest.importorskip("triton")
 

@@ -18,8 +18,9 @@ import pytest
 from kernel_generator.sandbox import bounds
 from kernel_generator.sandbox.bounds import Bounds
 from kernel_generator.sandbox.isolation import Isolation, Level, isolate
+from kernel_generator.sandbox.orders import Answer, Died, Done, Exceeded, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Answer, Died, Done, Exceeded, Failed, TimedOut, Worker
+from kernel_generator.sandbox.worker import Worker
 from tests.running import soon
 from tests.sandbox.driving import call, order, square
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kernel_generator.sandbox.isolation import Level, isolate
-from kernel_generator.sandbox.worker import Died, Done, Failed, TimedOut, Worker
+from kernel_generator.sandbox.orders import Died, Done, Failed, TimedOut
+from kernel_generator.sandbox.worker import Worker
 from tests.sandbox.driving import LIMIT_S, call, order, square
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator.sandbox.orders import Died, Done, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Done, Failed, TimedOut, Worker
+from kernel_generator.sandbox.worker import Worker
 from tests.running import soon
 from tests.sandbox.driving import LIMIT_S, call, order, square
 

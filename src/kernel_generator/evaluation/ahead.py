@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.sandbox.orders import TrainOrder
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import TrainOrder
 
 if TYPE_CHECKING:
     from kernel_generator.evaluation.timing import Party

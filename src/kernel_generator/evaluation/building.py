@@ -13,15 +13,15 @@ from flashinfer_bench.data import SupportedBindings, SupportedLanguages
 
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.sandbox.artefact import Artefact
+from kernel_generator.sandbox.orders import Done, Failed
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Done, Failed
 
 if TYPE_CHECKING:
     from flashinfer_bench.data import Solution
 
     from kernel_generator.evaluation.judge import Limits
     from kernel_generator.evaluation.pool import Pool
-    from kernel_generator.sandbox.worker import Answer, Order
+    from kernel_generator.sandbox.orders import Answer, Order
 
 _COMPILED = (SupportedLanguages.CUDA, SupportedLanguages.CPP)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kernel_generator.domain.evaluation import Check, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import graphs, memcheck
-from kernel_generator.evaluation.bench import blamed
+from kernel_generator.evaluation.case import blamed
 from kernel_generator.evaluation.finalist import axes_of
 from kernel_generator.evaluation.judge import Profile
 from kernel_generator.evaluation.values import SIZES, edge_workloads
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flashinfer_bench import Workload
 
-    from kernel_generator.evaluation.bench import Judged
+    from kernel_generator.evaluation.case import Judged
     from kernel_generator.evaluation.finalist import Finalist
 
 EDGES = "edge sizes"

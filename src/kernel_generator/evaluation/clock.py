@@ -10,8 +10,8 @@ import numpy as np
 from kernel_generator.evaluation.intervals import interval
 from kernel_generator.evaluation.timing import CANDIDATE, ClaimContradicted
 from kernel_generator.sandbox.arena import Arena
+from kernel_generator.sandbox.orders import TrainOrder
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import TrainOrder
 
 if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.bench import Bench, Subject
+    from kernel_generator.evaluation.bench import Bench
+    from kernel_generator.evaluation.case import Subject
     from kernel_generator.evaluation.judge import Limits
     from kernel_generator.evaluation.pool import Pool
     from kernel_generator.evaluation.trials import Trials
-    from kernel_generator.sandbox.worker import Order
+    from kernel_generator.sandbox.orders import Order
 
 
 @dataclass(frozen=True)

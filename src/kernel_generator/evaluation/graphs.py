@@ -15,15 +15,16 @@ from kernel_generator.domain.evaluation import Check
 from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.memory import poison
-from kernel_generator.evaluation.trials import ReferenceStopped, Stopped
+from kernel_generator.evaluation.supply import Stopped
+from kernel_generator.evaluation.trials import ReferenceStopped
 from kernel_generator.evaluation.wrong import Wrong, hold
-from kernel_generator.sandbox.worker import Done, Failed
+from kernel_generator.sandbox.orders import Done, Failed
 
 if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.evaluation.finalist import Finalist
-    from kernel_generator.sandbox.worker import Answer
+    from kernel_generator.sandbox.orders import Answer
 
 NAME = "CUDA graph capture"
 _CAPTURED, _REPLAYED = 0, 1
@@ -70,7 +71,7 @@ def _capture(finalist: Finalist, workload: Workload) -> Check:
         hold(worker)
         found = arena.bytes.clone()
         when = "when the captured call is replayed on other inputs"
-        finalist.bench.judge_call(workload, replayed, block, found, when)
+        finalist.bench.findings.of_call(workload, replayed, block, found, when)
     return Check(name=NAME, passed=True, message="replayed on other inputs")
 
 

@@ -27,8 +27,9 @@ from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, warmth
 from kernel_generator.evaluation.baselines import reference_solution
-from kernel_generator.evaluation.bench import Bench, Subject, blamed
+from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.building import NotBuilt, build
+from kernel_generator.evaluation.case import Subject, blamed
 from kernel_generator.evaluation.certification import certify
 from kernel_generator.evaluation.device import describe_device, gpu_uuid, nvml
 from kernel_generator.evaluation.finalist import Finalist
@@ -45,7 +46,7 @@ from kernel_generator.evaluation.toolchain import gpu_name, portable_build_envir
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.evaluation.turn import CPU, timing_turn
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
-from kernel_generator.sandbox.worker import Done, Order
+from kernel_generator.sandbox.orders import Done, Order
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -54,12 +55,13 @@ if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.bench import Judged
+    from kernel_generator.evaluation.case import Judged
     from kernel_generator.evaluation.certification import Certification
     from kernel_generator.evaluation.telemetry import Telemetry
     from kernel_generator.sandbox import isolation as sandbox
     from kernel_generator.sandbox.artefact import Artefact
-    from kernel_generator.sandbox.worker import Answer, Worker
+    from kernel_generator.sandbox.orders import Answer
+    from kernel_generator.sandbox.worker import Worker
 
 
 _LOOK_UP_S = 2.0

@@ -29,17 +29,18 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.finalist import axes_of
 from kernel_generator.evaluation.inputs import InputsUnavailable
+from kernel_generator.evaluation.supply import Stopped
 from kernel_generator.evaluation.toolchain import build_environment
-from kernel_generator.evaluation.trials import Stopped
 from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.sandbox.orders import Died, Done, Failed, TimedOut, TrainOrder
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import Died, Done, Failed, TimedOut, TrainOrder
 
 if TYPE_CHECKING:
     from flashinfer_bench import Workload
 
     from kernel_generator.evaluation.finalist import Finalist
-    from kernel_generator.sandbox.worker import Answer, Exceeded, Worker
+    from kernel_generator.sandbox.orders import Answer, Exceeded
+    from kernel_generator.sandbox.worker import Worker
 
 NAME = "compute-sanitizer memcheck"
 LIMIT_S = 120.0

@@ -6,11 +6,11 @@ import re
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.outcome import Outcome
+from kernel_generator.sandbox.orders import Died, Done, Exceeded, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Died, Done, Exceeded, Failed, TimedOut
 
 if TYPE_CHECKING:
-    from kernel_generator.sandbox.worker import Answer
+    from kernel_generator.sandbox.orders import Answer
 
 _BY_FAULT = {
     Fault.BUILD: Outcome.COMPILE_ERROR,

@@ -22,8 +22,9 @@ from kernel_generator.evaluation import warmth
 from kernel_generator.evaluation.device import gpu_environment, gpu_node, gpu_uuid
 from kernel_generator.evaluation.toolchain import build_environment
 from kernel_generator.evaluation.turn import timing_turn
+from kernel_generator.sandbox.orders import WarmOrder
 from kernel_generator.sandbox.wire import COMPILES, PRELOADED
-from kernel_generator.sandbox.worker import WarmOrder, Worker
+from kernel_generator.sandbox.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.baselines import BUILT_IN, REFERENCE
-from kernel_generator.evaluation.bench import Subject
 from kernel_generator.evaluation.building import NotBuilt, build
+from kernel_generator.evaluation.case import Subject
 from kernel_generator.evaluation.timing import INCUMBENT
 from kernel_generator.evaluation.toolchain import build_environment
-from kernel_generator.sandbox.worker import Done
+from kernel_generator.sandbox.orders import Done
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Limits, Profile
     from kernel_generator.evaluation.pool import Pool
-    from kernel_generator.sandbox.worker import Order, Worker
+    from kernel_generator.sandbox.orders import Order
+    from kernel_generator.sandbox.worker import Worker
 
 
 @dataclass(frozen=True)

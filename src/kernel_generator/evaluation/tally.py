@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kernel_generator.domain.evaluation import Interval, WorkloadEvaluation
-    from kernel_generator.evaluation.bench import Judged
+    from kernel_generator.evaluation.case import Judged
     from kernel_generator.evaluation.intervals import Ratio
 
 

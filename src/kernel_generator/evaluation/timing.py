@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kernel_generator.sandbox.orders import Failed
 from kernel_generator.sandbox.standstill import Restless
 from kernel_generator.sandbox.wire import Fault
-from kernel_generator.sandbox.worker import Failed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kernel_generator.sandbox.arena import Arena
     from kernel_generator.sandbox.device_arena import DeviceArena
-    from kernel_generator.sandbox.worker import Answer, Done, Worker
+    from kernel_generator.sandbox.orders import Answer, Done
+    from kernel_generator.sandbox.worker import Worker
 
 CANDIDATE = "candidate"
 """Name of the party that is judged."""

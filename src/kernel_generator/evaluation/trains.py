@@ -12,8 +12,8 @@ import numpy as np
 from kernel_generator.evaluation.timing import TimingFailed, stand_still
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import unwatched
+from kernel_generator.sandbox.orders import Done, TrainOrder
 from kernel_generator.sandbox.wire import Train
-from kernel_generator.sandbox.worker import Done, TrainOrder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,7 +33,8 @@ from flashinfer_bench.data import (
 from kernel_generator.domain.compiled import ENTRY_POINT, compiled_sources
 from kernel_generator.evaluation.inputs import plan_call
 from kernel_generator.sandbox.arena import Arena
-from kernel_generator.sandbox.worker import Done, Order, WarmOrder, Worker
+from kernel_generator.sandbox.orders import Done, Order, WarmOrder
+from kernel_generator.sandbox.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,156 +10,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import select
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from kernel_generator.sandbox import wire
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.bounds import Watch
-from kernel_generator.sandbox.bubblewrap import SCRATCH, jail_command
+from kernel_generator.sandbox.bubblewrap import SCRATCH
 from kernel_generator.sandbox.drain import Drain
-from kernel_generator.sandbox.environment import child_environment
 from kernel_generator.sandbox.isolation import Isolation, Level
+from kernel_generator.sandbox.orders import Died, Done, Exceeded, Failed, TimedOut
+from kernel_generator.sandbox.remains import end_namespace, kill_strays, only_child
+from kernel_generator.sandbox.spawning import Spawn, spawner
 from kernel_generator.sandbox.standstill import Restless, go_on, stop
-from kernel_generator.sandbox.wire import Fault, Kind, Train
+from kernel_generator.sandbox.wire import Fault, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kernel_generator.sandbox.artefact import Artefact
     from kernel_generator.sandbox.device_arena import DeviceArena
+    from kernel_generator.sandbox.orders import Answer, Order, TrainOrder, WarmOrder
 
 _BY_SIGNAL = 128
-_FIRST_USER, _USERS = 1_900_000_000, 100_000_000
-"""User ids that nobody has: each child gets one of its own, so that process limits are its own."""
 _GRACE_S = 1.0
 _POLL_S = 0.005
-_STRAY_ROUNDS = 5
-"""A process that forks while it is being looked for is found in a later round."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a child is to load, and where it is to run."""
-
-    definition_json: str
-    solution_json: str
-    device: str
-    """'cpu' or 'cuda:N'."""
-    interpret: bool = False
-    """Run Triton in its interpreter."""
-    stands_in: bool = False
-    """The CPU stands in for a GPU: what only a GPU can do is no fault of the candidate."""
-    threads: int = 0
-    """CPU threads for torch; 0 leaves its default."""
-    furnish: str | None = None
-    """Folder that the child copies into its HOME first: compiler caches, made by trusted code."""
-
-    def to_json(self) -> bytes:
-        """The order as the child reads it."""
-        return json.dumps(
-            {
-                "definition": json.loads(self.definition_json),
-                "solution": json.loads(self.solution_json),
-                "device": self.device,
-                "interpret": self.interpret,
-                "stands_in": self.stands_in,
-                "threads": self.threads,
-                "furnish": self.furnish,
-            }
-        ).encode()
-
-
-@dataclass(frozen=True)
-class WarmOrder:
-    """What a child does before it has a candidate."""
-
-    device: str | None
-    """'cuda:N', or None: only what does not touch a device."""
-    triton: bool
-    """Also what Triton's first launch needs."""
-    furnish: str | None = None
-    """As `Order.furnish`."""
-
-
-@dataclass(frozen=True)
-class TrainOrder:
-    """Calls in a row."""
-
-    count: int
-    """At most as many as the arena has sets."""
-    mode: Train = Train.CALLS
-    stores: bool = True
-    """Of an empty train: whether values are stored, as those that a call returns are."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """The child says that it did as told."""
-
-    wall_s: float
-    """The judge's clock, from sending the order to receiving the answer."""
-    device_ns: float = 0.0
-    """The child's claim for a gated train."""
-    figure: float = 0.0
-    gated: bool = False
-    """True where all calls were queued before any could begin, and `wall_s` runs from then on."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The child reports a failure of the candidate."""
-
-    fault: Fault
-    text: str
-
-
-@dataclass(frozen=True)
-class Died:
-    """The child process ended."""
-
-    returncode: int | None
-
-    @property
-    def text(self) -> str:
-        """How it ended, in words."""
-        if self.returncode is None:
-            return "the process closed its channel"
-        if self.returncode < 0:
-            with contextlib.suppress(ValueError):
-                return f"the process was killed by {signal.Signals(-self.returncode).name}"
-        return f"the process exited with status {self.returncode}"
-
-
-@dataclass(frozen=True)
-class Exceeded:
-    """The child held more of a resource than it may, and was killed."""
-
-    what: str
-    """'more than 8.0 GiB of memory', for example."""
-
-
-@dataclass(frozen=True)
-class TimedOut:
-    """No answer within the limit; the child was killed."""
-
-    limit_s: float
-
-
-Answer = Done | Failed | Died | Exceeded | TimedOut
 
 
 class Worker:
@@ -190,8 +72,8 @@ class Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         try:
-            start = _Spawn(isolation, self.home, dict(environment or {}), gpu, seen, under)
-            self._process = _spawner(os.getpid()).submit(start.spawn, theirs).result()
+            start = Spawn(isolation, self.home, dict(environment or {}), gpu, seen, under)
+            self._process = spawner(os.getpid()).submit(start.spawn, theirs).result()
         except BaseException:
             # A child that did start ends when its channel closes.
             ours.close()
@@ -484,13 +366,13 @@ class Worker:
             if self._process.returncode is not None:
                 return
             self._watch.stop()
-            init = _only_child(self._process.pid) if self._jailed else None
+            init = only_child(self._process.pid) if self._jailed else None
             # Only a child that was not reaped yet is sure to own its process group's number.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             if init is not None:
-                _end_namespace(init)
+                end_namespace(init)
 
     def afterwards(self, act: Callable[[], None]) -> None:
         """Do something once the child is gone: at once, where it is."""
@@ -507,7 +389,7 @@ class Worker:
             self._closed.set()
         self._kill()
         if not self._jailed:
-            _kill_strays(self.home)
+            kill_strays(self.home)
         self._log.join()
         # A thread may be waiting for an answer: this wakes it, closing alone would not.
         with contextlib.suppress(OSError):
@@ -529,118 +411,3 @@ class Worker:
 
 
 _FAULT_BYTES = {bytes([fault]) for fault in Fault}
-
-
-@cache
-def _spawner(pid: int) -> ThreadPoolExecutor:
-    """The one thread of this process that starts children.
-
-    A child asks to be killed when its parent dies, which the system takes to be the *thread* that
-    started it: this one lives as long as the process.
-    """
-    return ThreadPoolExecutor(1, thread_name_prefix=f"kernel-generator-spawner-{pid}")
-
-
-_START = (
-    "import sys; sys.path[:] = {path!r}; from kernel_generator.sandbox.child import main; main()"
-)
-
-
-def _import_path() -> list[str]:
-    """Where this process found its packages, wherever they were installed; never the working
-    directory or the folder of the script that was started."""
-    started = Path(sys.argv[0] or ".").resolve().parent
-    unwanted = {Path.cwd(), started}
-    return [
-        entry
-        for entry in sys.path
-        if Path(entry).is_absolute() and Path(entry).exists() and Path(entry) not in unwanted
-    ]
-
-
-@dataclass(frozen=True)
-class _Spawn:
-    """How one child is started."""
-
-    isolation: Isolation
-    home: Path
-    environment: dict[str, str]
-    gpu: int | None
-    seen: tuple[Path, ...]
-    under: tuple[str, ...]
-
-    def spawn(self, channel: socket.socket) -> subprocess.Popen[bytes]:
-        jail, bounds = self.isolation.jail, self.isolation.bounds
-        order = {
-            # In a PID namespace of its own it goes with the namespace's first process.
-            "parent": None if jail else os.getpid(),
-            "user": _FIRST_USER + secrets.randbelow(_USERS) if jail and jail.as_root else None,
-            "home": str(self.home),
-            "under": self.under,
-            "processes": bounds.processes if jail else None,
-            "file_bytes": bounds.disk_bytes if jail else None,
-            "cpu_s": bounds.cpu_s,
-        }
-        program = _START.format(path=_import_path())
-        command = [
-            sys.executable,
-            "-I",
-            "-B",
-            "-c",
-            program,
-            str(channel.fileno()),
-            json.dumps(order),
-        ]
-        if jail is not None:
-            command = jail_command(jail, command, bounds, self.gpu, self.seen)
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/" if jail else self.home,
-            env=child_environment(self.home, self.environment),
-            pass_fds=(channel.fileno(),),
-            start_new_session=True,
-        )
-
-
-def _only_child(pid: int) -> int | None:
-    """A descriptor of the first process of bubblewrap's namespace, or None where it is gone."""
-    with contextlib.suppress(OSError, ValueError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return os.pidfd_open(int(children[0])) if children else None
-    return None
-
-
-def _end_namespace(init: int) -> None:
-    """Kill a PID namespace by its first process, and wait until it is gone."""
-    try:
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(init, signal.SIGKILL)
-        gone = select.poll()
-        gone.register(init, select.POLLIN)
-        gone.poll(_GRACE_S * 1000)
-    finally:
-        os.close(init)
-
-
-def _kill_strays(home: Path) -> None:
-    """Kill processes that left the child's group but still have its HOME."""
-    mark = f"HOME={home}".encode()
-    for _ in range(_STRAY_ROUNDS):
-        found = False
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            # The descriptor is opened first, so that the process looked at is the one killed.
-            with contextlib.suppress(OSError):
-                pidfd = os.pidfd_open(int(entry.name))
-                try:
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                        found = True
-                finally:
-                    os.close(pidfd)
-        if not found:
-            return
