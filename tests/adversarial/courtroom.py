@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 STRICT = "strict"
 BRIEFLY = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))
 """Blocks of several calls each, so that what is done once a block shows."""
-CERTIFYING = replace(certification(), timing=replace(BRIEFLY.timing, against_itself=True))
+CERTIFYING = replace(
+    certification(), timing=replace(BRIEFLY.timing, against_itself=True, long_blocks=True)
+)
 """The full set of checks, timed as briefly."""
 LIMITS = Limits(build_s=90.0, first_call_s=45.0, call_s=5.0)
 FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -178,9 +180,8 @@ class Courtroom:
         """The judge's verdict on a case: what must be right, or be found wrong, is certified."""
         source = here.fill_in(case.source) if here else case.source
         candidate = as_solution(case, source)
-        certified = isinstance(case, Honest) or (
-            isinstance(case, Cheat) and isinstance(case.ends, Rejected)
-        )
+        rejected = isinstance(case, Cheat) and isinstance(case.ends, Rejected)
+        certified = case.certified or isinstance(case, Honest) or rejected
         profile = CERTIFYING if certified else BRIEFLY
         return self.session(place_of(case, device)).evaluate(candidate, profile)
 

@@ -60,6 +60,8 @@ class Case:
     judged on a CPU wherever it is."""
     passing: bool = False
     """It is given its outputs (destination passing)."""
+    certified: bool = field(default=False, kw_only=True)
+    """Its credit is that of a certification: in the short profile it might have more."""
     quick: bool = field(default=False, kw_only=True)
     """Judged in the short run of the tests too."""
 

@@ -24,7 +24,7 @@ _TRIES = 4
 _IN_ORDER, _TOO_EARLY = 4, 0.45
 """Of a block of so many calls, three in four are not done after this share of its time."""
 _TOO_OFTEN = 2
-"""One block may end late through no fault of its calls."""
+"""One short block may end late through no fault of its calls."""
 _LEAST_BLOCKS = 3
 """So many must be known to say how long one lasts."""
 
@@ -43,16 +43,26 @@ class Ahead:
     def look_at_random(self) -> None:
         """Before some of the rounds. Raises `Wrong`, and as `Trains.run`."""
         if self._random.random() < _SHARE:
-            self._in_time = self._look() or self._in_time
+            self._in_time = self._look(self._known) or self._in_time
 
     def look_until_in_time(self) -> None:
         """After all rounds, where nothing could be told so far. Raises `Wrong`, and as
         `Trains.run`."""
         for attempt in range(_TRIES):
-            if self._in_time or self._look(at_once=attempt > 0):
+            if self._in_time or self._look(self._known, at_once=attempt > 0):
                 break
 
-    def _look(self, at_once: bool = False) -> bool:
+    def look_among(self, walls_s: list[float]) -> None:
+        """Among queued blocks of as many calls, that are to take so long. Raises as the others."""
+        self._look(walls_s, often=1)
+
+    @property
+    def _known(self) -> list[float]:
+        """Seconds of the party's blocks so far, of queued ones in all, else per call."""
+        party = self._party
+        return [done.wall_s for done in party.claims] if party.gated else party.per_call_s
+
+    def _look(self, known: list[float], at_once: bool = False, often: int = _TOO_OFTEN) -> bool:
         """A block that counts for nothing, and looks like any other: while its first calls run, a
         later one is given other inputs. Raises `Wrong` where a candidate had answered ahead.
 
@@ -62,7 +72,6 @@ class Ahead:
         party, rounds = self._party, self._trains.rounds
         if party.trusted or party.count < _LEAST_CALLS:
             return True
-        known = [done.wall_s for done in party.claims] if party.gated else party.per_call_s
         calls = 1 if party.gated else party.count
         lasts_s = calls * min(known, default=party.once_s)
         took_s = 0.0
@@ -86,8 +95,9 @@ class Ahead:
             )
         if foreseen is None and party.count >= _IN_ORDER and len(known) >= _LEAST_BLOCKS:
             lasts_s = min(done.wall_s, calls * min(known))
-            self._too_early += took_s < _TOO_EARLY * lasts_s
-            if self._too_early == _TOO_OFTEN:
+            too_early = took_s < _TOO_EARLY * lasts_s
+            self._too_early += too_early
+            if too_early and self._too_early >= often:
                 raise Wrong(
                     Outcome.TIMING_UNTRUSTED,
                     f"{took_s * 1e3:.2f} ms into a block of {lasts_s * 1e3:.2f} ms, one of its "

@@ -15,6 +15,7 @@ import torch
 from kernel_generator.domain.evaluation import Timing, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import outcomes, sampling
+from kernel_generator.evaluation.ahead import Ahead
 from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.calls import Calls
 from kernel_generator.evaluation.case import Case, Errors, Judged, Subject, skipped, with_errors
@@ -208,8 +209,9 @@ class Bench:
             least = max(least, -(-_DRAWS_A_ROUND // mine.arena.layout.outputs[0].shape[0]))
         ring = Ring(self.trials, case.workload, mine, parties[1], judge, least)
         clock = Clock(Trains(parties[1], plan, ring, self._around_s))
-        series = time_together(parties, clock)
-        check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock)
+        ahead = Ahead(mine, clock.trains)
+        series = time_together(parties, clock, ahead)
+        check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock, ahead)
         return _Timed(series, clock.call_time(mine))
 
     def _party(self, rival: Subject, workload: Workload) -> Party:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +10,15 @@ import numpy as np
 from kernel_generator.evaluation.timing import ClaimContradicted
 
 if TYPE_CHECKING:
+    from kernel_generator.evaluation.ahead import Ahead
     from kernel_generator.evaluation.clock import Clock
     from kernel_generator.evaluation.timing import Party
     from kernel_generator.evaluation.trains import Trains
 
-_LONGER, _LEAST_LONG, _MOST_LONG = 8, 3, 6
-"""What bears a claim out in the end are so many times longer blocks, so many of them."""
+_LONGER, _LEAST_LONG, _MOST_LONG, _LOOKS = 8, 3, 8, 2
+"""What bears a claim out in the end are so many times longer blocks, so many of them, the quietest
+left out; and so many that are looked into."""
+_BLOCK, _LOOK = "block", "look"
 _SLACK_S, _SLACK_SHARE = 60e-6, 0.02
 """The judge's clock around the quietest of several trains, trains of nothing taken off, is off by
 no more than this (H100, sixteen cores, other children importing)."""
@@ -23,12 +27,16 @@ _L2_BYTES, _WRITE_BACK_BYTES_S = 64 << 20, 2.5e12
 (H100: 50 MiB at 3 TB/s)."""
 
 
-def check_claims(party: Party, written_bytes: int, clock: Clock) -> None:
+def check_claims(party: Party, written_bytes: int, clock: Clock, ahead: Ahead) -> None:
     """Raises `ClaimContradicted` where the judge's clock leaves more than was claimed, or less
     than flushing the cache takes beside it, and much longer blocks say so too.
 
     `written_bytes` are what a call writes: as far as the L2 holds them, they reach the memory
     after the call, within the judge's clock and outside of the claim.
+
+    Among the longer blocks are such as `ahead` looks into, early enough to tell calls that wrote
+    before their turn: a candidate that does so in long blocks is found out, and one that does so in
+    short ones alone is contradicted by the long ones.
     """
     if not party.claims:
         return
@@ -40,17 +48,26 @@ def check_claims(party: Party, written_bytes: int, clock: Clock) -> None:
     if unborne is None and not trains.plan.long_blocks:
         return
     # The more calls, the less weighs what the protocol takes.
-    party.count = min(party.arena.layout.sets, _LONGER * party.count)
+    short, party.count = party.count, min(party.arena.layout.sets, _LONGER * party.count)
+    expected = [wall_s * party.count / short for wall_s in walls]
     walls = []
-    while len(walls) < _MOST_LONG:
+    # Which is which no candidate can know ahead.
+    turns = [_BLOCK] * _LEAST_LONG + [_LOOK] * _LOOKS
+    random.SystemRandom().shuffle(turns)
+    turns += [_BLOCK] * (_MOST_LONG - _LEAST_LONG)
+    for turn in turns:
+        if turn == _LOOK:
+            ahead.look_among(expected)
+            continue
+        if len(walls) >= _LEAST_LONG and unborne is None:
+            return
         trains.rounds.prepare(party.count, few=True)
         trains.queued_of_nothing(party, len(walls) + 1)
         clock.block(party)
         walls.append(party.claims[-1].wall_s)
         trains.rounds.inspect()
-        unborne = _contradicted(party, credited_s, walls, written_bytes, trains)
-        if unborne is None and len(walls) >= _LEAST_LONG:
-            return
+        quiet = sorted(walls)[1:] or walls
+        unborne = _contradicted(party, credited_s, quiet, written_bytes, trains)
     if unborne is not None:
         raise unborne
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_generator.evaluation.ahead import Ahead
 from kernel_generator.evaluation.intervals import interval
 from kernel_generator.evaluation.timing import (
     ENOUGH,
@@ -21,6 +20,7 @@ from kernel_generator.evaluation.timing import (
 
 if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval
+    from kernel_generator.evaluation.ahead import Ahead
     from kernel_generator.evaluation.clock import Clock
     from kernel_generator.evaluation.timing import Party
 
@@ -34,14 +34,13 @@ two processes with the same kernel differ by 0.18 us, root mean square). Where c
 memory differs, for one; blocks of the same processes do not show it."""
 
 
-def time_together(parties: list[Party], clock: Clock) -> dict[str, Series]:
-    """Time all parties in interleaved blocks. The first is the candidate; the others may be warm
-    already.
+def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str, Series]:
+    """Time all parties in interleaved blocks. The first is the candidate, which `ahead` looks into;
+    the others may be warm already.
 
     Raises `TimingFailed`, `ClaimContradicted`, and what the rounds raise.
     """
     candidate, plan, rounds = parties[0], clock.trains.plan, clock.trains.rounds
-    ahead = Ahead(candidate, clock.trains)
     rounds.prepare(candidate.arena.layout.sets)
     for party in parties:
         if not party.once_s:
