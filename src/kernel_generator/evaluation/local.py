@@ -38,6 +38,7 @@ from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
 from kernel_generator.evaluation.pool import Pool
+from kernel_generator.evaluation.processor import cpus_of
 from kernel_generator.evaluation.rivals import Rivals
 from kernel_generator.evaluation.tally import Tally
 from kernel_generator.evaluation.telemetry import clocks_around, own_processes
@@ -406,6 +407,7 @@ class LocalSession:
         self._prepare_reference()
 
     def _order(self, solution: Solution) -> Order:
+        threads = torch.get_num_threads() if self._device == "cpu" else 0
         return Order(
             definition_json=self._task.definition.model_dump_json(),
             solution_json=solution.model_dump_json(),
@@ -413,7 +415,8 @@ class LocalSession:
             interpret=self._interprets(solution),
             stands_in=self._device == "cpu" and self._task.target.is_gpu,
             # The same for all that are timed against each other, whatever their environment says.
-            threads=torch.get_num_threads() if self._device == "cpu" else 0,
+            threads=threads,
+            cpus=cpus_of(threads) if threads else (),
             furnish=self._furniture(solution),
         )
 

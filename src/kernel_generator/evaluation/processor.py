@@ -26,6 +26,24 @@ _COPIED_BYTES = 256 << 20
 _PRODUCT = 1024
 """Rows, columns and depth of the matrix product whose rate is measured."""
 _TRIES = 3
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+@cache
+def cpus_of(threads: int) -> tuple[int, ...]:
+    """So many of the CPUs that this process may use, each on a core of its own as far as there are
+    cores: what shares one is slowed down by the other."""
+    known: set[str] = set()
+    first: list[int] = []
+    others: list[int] = []
+    for cpu in sorted(os.sched_getaffinity(0)):
+        try:
+            core = (_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            core = str(cpu)
+        (others if core in known else first).append(cpu)
+        known.add(core)
+    return tuple([*first, *others][:threads])
 
 
 @cache

@@ -138,6 +138,8 @@ class Child:
             prepare_interpreter()
         import torch  # noqa: PLC0415 - minutes of CI are spent on imports: only where needed
 
+        if order["cpus"]:
+            os.sched_setaffinity(0, order["cpus"])
         if order["threads"]:
             torch.set_num_threads(order["threads"])
         if self._device != "cpu":

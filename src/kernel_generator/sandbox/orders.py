@@ -28,6 +28,8 @@ class Order:
     """The CPU stands in for a GPU: what only a GPU can do is no fault of the candidate."""
     threads: int = 0
     """CPU threads for torch; 0 leaves its default."""
+    cpus: tuple[int, ...] = ()
+    """What its threads may run on; empty: anything."""
     furnish: str | None = None
     """Folder that the child copies into its HOME first: compiler caches, made by trusted code."""
 
@@ -41,6 +43,7 @@ class Order:
                 "interpret": self.interpret,
                 "stands_in": self.stands_in,
                 "threads": self.threads,
+                "cpus": self.cpus,
                 "furnish": self.furnish,
             }
         ).encode()
