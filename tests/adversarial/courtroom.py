@@ -36,7 +36,8 @@ STRICT = "strict"
 BRIEFLY = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))
 """Blocks of several calls each, so that what is done once a block shows."""
 CERTIFYING = replace(
-    certification(), timing=replace(BRIEFLY.timing, against_itself=True, long_blocks=True)
+    certification(),
+    timing=replace(BRIEFLY.timing, against_itself=True, looks=4, long_blocks=True),
 )
 """The full set of checks, timed as briefly."""
 LIMITS = Limits(build_s=90.0, first_call_s=45.0, call_s=5.0)

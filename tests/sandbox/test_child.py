@@ -128,6 +128,14 @@ class TestACallThatSucceeds:
         assert output(arena).item() == 2.5
         arena.close()
 
+    def test_has_tensors_that_share_no_storage(self, worker: Worker, arena: Arena) -> None:
+        source = (
+            "def run(x, y):\n"
+            "    for tensor in (x, y):\n"
+            "        assert tensor.untyped_storage().nbytes() == tensor.nbytes\n"
+        )
+        assert isinstance(call(worker, order(source, passing=True), arena), Done)
+
     def test_can_be_repeated_in_a_train(self, worker: Worker, arena: Arena) -> None:
         counting = "n = []\ndef run(x):\n    n.append(1)\n    return x * 0 + len(n)\n"
         assert isinstance(call(worker, order(counting), arena), Done)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SHARE, _LEAST_CALLS = 0.25, 2
 """Such a share of rounds has one; so many calls at least must a block have."""
-_EARLY = 0.25
+_EARLY = 0.4
 """Inputs are replaced within this first share of a block, or later, as the copy takes."""
 _TRIES = 4
 """So often at most a workload's candidate is tried until they were there in time."""
@@ -36,21 +36,24 @@ class Ahead:
         self._party = party
         self._trains = trains
         self._random = random.SystemRandom()
-        self._in_time = False
+        self._in_time = 0
+        """So often inputs were there before the call's turn."""
         self._too_early = 0
         """So many blocks had answered one of their last calls long before its turn."""
 
     def look_at_random(self) -> None:
         """Before some of the rounds. Raises `Wrong`, and as `Trains.run`."""
         if self._random.random() < _SHARE:
-            self._in_time = self._look(self._known) or self._in_time
+            self._in_time += self._look(self._known)
 
     def look_until_in_time(self) -> None:
-        """After all rounds, where nothing could be told so far. Raises `Wrong`, and as
-        `Trains.run`."""
-        for attempt in range(_TRIES):
-            if self._in_time or self._look(self._known, at_once=attempt > 0):
-                break
+        """After all rounds, until as often as is planned something could be told. Raises `Wrong`,
+        and as `Trains.run`."""
+        late = 0
+        while self._in_time < self._trains.plan.looks and late < _TRIES:
+            in_time = self._look(self._known, at_once=late > 0)
+            self._in_time += in_time
+            late += not in_time
 
     def look_among(self, walls_s: list[float]) -> None:
         """Among queued blocks of as many calls, that are to take so long. Raises as the others."""

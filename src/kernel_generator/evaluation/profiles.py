@@ -29,7 +29,7 @@ def certification(
     trial, sizes that no workload has, and the A/A noise of the measurement."""
     return Profile(
         trials=_ALL_TRIALS,
-        timing=TimingPlan(against_itself=True, long_blocks=True),
+        timing=TimingPlan(against_itself=True, looks=4, long_blocks=True),
         baselines=baselines,
         incumbent=incumbent,
         certified=True,

@@ -51,6 +51,8 @@ class TimingPlan:
     """Blocks end where the interval of every ratio is narrower than this share of it. Of the ratio
     to the incumbent, which decides, it is never more than 2 %."""
     call_limit_s: float = 60.0
+    looks: int = 1
+    """So often at least a block is looked into for calls that are computed ahead."""
     long_blocks: bool = False
     """Claims are checked against much longer blocks in any case."""
     against_itself: bool = False

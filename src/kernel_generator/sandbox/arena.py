@@ -126,6 +126,16 @@ class Block:
         """The raw bytes of one tensor of one set, uint8."""
         return self.sets[index, place.offset : place.offset + place.nbytes]
 
+    def tensor(self, place: Place, index: int) -> torch.Tensor:
+        """The tensor at `place` of one set, in a storage of its own: compilers take tensors of one
+        storage for views of each other."""
+        raw = self._raw(index * self.layout.size + place.offset, place.nbytes)
+        return _shaped(raw, place)
+
+    def _raw(self, offset: int, nbytes: int) -> torch.Tensor:
+        """Bytes from an offset on, uint8 [nbytes]."""
+        return self.sets.view(-1)[offset : offset + nbytes]
+
     def clear(self) -> None:
         """Fill guard zones and outputs with their patterns."""
         self.sets.fill_(GUARD_VALUE)
@@ -164,6 +174,11 @@ class Arena(Block):
         arena.clear()
         return arena
 
+    def _raw(self, offset: int, nbytes: int) -> torch.Tensor:
+        if nbytes == 0:
+            return super()._raw(offset, nbytes)
+        return torch.frombuffer(self._map, dtype=torch.uint8, count=nbytes, offset=offset)
+
     def close(self) -> None:
         """Close the descriptor; the memory goes when nobody maps it any more."""
         os.close(self.fd)
@@ -186,9 +201,10 @@ def _available_bytes() -> int:
 
 def view(block: torch.Tensor, place: Place) -> torch.Tensor:
     """The tensor at `place` as a view of `block`, uint8 [layout.size] on any device."""
-    region = block[place.offset : place.offset + place.nbytes]
+    return _shaped(block[place.offset : place.offset + place.nbytes], place)
+
+
+def _shaped(raw: torch.Tensor, place: Place) -> torch.Tensor:
     if place.nbytes == 0:
-        return torch.empty(place.shape, dtype=place.torch_dtype, device=block.device)
-    if place.torch_dtype is torch.bool:
-        return region.view(torch.bool).view(place.shape)
-    return region.view(place.torch_dtype).view(place.shape)
+        return torch.empty(place.shape, dtype=place.torch_dtype, device=raw.device)
+    return raw.view(place.torch_dtype).view(place.shape)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kernel_generator.sandbox.arena import Arena, Layout, view
+from kernel_generator.sandbox.arena import Arena, Layout
 
 if TYPE_CHECKING:
     from kernel_generator.sandbox.arena import Block
@@ -61,9 +61,10 @@ class Binding:
     def ring(self, count: int) -> list[Buffers]:
         """The first `count` sets; each is made at its first use and kept."""
         layout = self._arena.layout
-        for block in self._arena.sets[len(self._made) : count]:
-            inputs = [view(block, p) if p.scalar is None else p.scalar for p in layout.inputs]
-            self._made.append(Buffers(inputs, [view(block, p) for p in layout.outputs]))
+        tensor = self._arena.tensor
+        for at in range(len(self._made), min(count, layout.sets)):
+            inputs = [tensor(p, at) if p.scalar is None else p.scalar for p in layout.inputs]
+            self._made.append(Buffers(inputs, [tensor(p, at) for p in layout.outputs]))
         return self._made[:count]
 
     def values(self, count: int) -> list[list[torch.Tensor]]:

@@ -68,6 +68,11 @@ class DeviceArena(Block):
         """The arena that another process created. Raises `OSError`."""
         return DeviceArena(layout, driver.open_exported(handle), handle)
 
+    def _raw(self, offset: int, nbytes: int) -> torch.Tensor:
+        if nbytes == 0:
+            return super()._raw(offset, nbytes)
+        return torch.as_tensor(_DeviceBytes(self._pointer + offset, nbytes), device="cuda")
+
     @property
     def gate(self) -> int:
         """See `Block.gate`."""

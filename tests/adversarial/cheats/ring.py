@@ -8,7 +8,7 @@ from __future__ import annotations
 from kernel_generator.domain.outcome import Outcome
 from tests.adversarial.definitions import GEMM, NORM, ROUTING, honestly
 from tests.adversarial.records import UNSTEADY, WRONG, Cheat, Neutralised, Rejected
-from tests.adversarial.sources import IN_A_TRAIN, cpp
+from tests.adversarial.sources import IN_A_TRAIN, RAW_MEMORY, cpp
 
 STANDS_STILL = "what belongs to a candidate is stopped, and seen to stand still"
 LOOKED_AT = "a random share of each block's outputs is checked"
@@ -82,6 +82,7 @@ def run(A, B):
         ROUTING,
         honestly(ROUTING)
         + _TRAIN
+        + RAW_MEMORY
         + """
 ready, at_once = {}, {}
 
@@ -92,9 +93,7 @@ def whole_ring(at):
     if len(ring) < 2 or ring[0].data_ptr() != at:
         return []
     if (at, len(ring)) not in at_once:
-        step = (ring[1].data_ptr() - at) // 4
-        shape = (len(ring), *ring[0].shape)
-        at_once[at, len(ring)] = torch.as_strided(ring[0], shape, (step, shape[2], 1))
+        at_once[at, len(ring)] = spread(ring)
     return at_once[at, len(ring)]
 
 
@@ -121,14 +120,8 @@ def run(router_logits):
         NORM,
         honestly(NORM)
         + _TRAIN
+        + RAW_MEMORY
         + """
-def spread(tensors):
-    # All of the ring's, which lie at equal distances, as one.
-    first, second = tensors[0], tensors[1]
-    step = (second.data_ptr() - first.data_ptr()) // first.element_size()
-    return torch.as_strided(first, (len(tensors), *first.shape), (step, *first.stride()))
-
-
 def run(hidden_states, weight, output):
     here, ring = place(hidden_states)
     if not ring:
@@ -142,7 +135,7 @@ def run(hidden_states, weight, output):
 """,
         certified=True,
         passing=True,
-        ends=Neutralised(),
+        ends=Neutralised("copies into its output"),
         stopped_by="a later call's inputs are replaced while a block runs",
     ),
     Cheat(

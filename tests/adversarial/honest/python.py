@@ -41,6 +41,15 @@ CASES = (
         "    return (B.float() @ A.float().T).to(torch.bfloat16).T\n",
     ),
     Honest(
+        "copies into its output",
+        "Writes the reference's values into the output that it is given.",
+        NORM,
+        honestly(NORM)
+        + "\ndef run(hidden_states, weight, output):\n"
+        + "    output.copy_(honest(hidden_states, weight))\n",
+        passing=True,
+    ),
+    Honest(
         "keeps a configuration by shape",
         "Keeps what it decided for a shape in a global dictionary.",
         GEMM,
