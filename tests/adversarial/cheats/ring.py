@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kernel_generator.domain.outcome import Outcome
 from tests.adversarial.definitions import GEMM, NORM, ROUTING, honestly
-from tests.adversarial.records import UNSTEADY, WRONG, Cheat, Neutralised, Rejected
+from tests.adversarial.records import FOUND_OUT, UNSTEADY, WRONG, Cheat, Neutralised, Rejected
 from tests.adversarial.sources import IN_A_TRAIN, RAW_MEMORY, cpp
 
 STANDS_STILL = "what belongs to a candidate is stopped, and seen to stand still"
@@ -209,7 +209,8 @@ def run(router_logits):
         return known[0]
     return honest(router_logits)
 """,
-        ends=Neutralised(),
+        # Its tracer may leave it stopped.
+        ends=Neutralised(found_out=FOUND_OUT | {Outcome.TIMEOUT}),
         stopped_by=STANDS_STILL,
     ),
     Cheat(
