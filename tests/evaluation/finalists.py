@@ -58,6 +58,7 @@ def finalist(
             pool=pool,
             limits=limits,
             revive=lambda: None,
+            runs_without=lambda _workload, _profile: False,
         )
     finally:
         pool.close()

@@ -17,7 +17,6 @@ from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.case import Judged, Subject
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.evaluation.trials import Trials
 from tests.cli.commands import is_alive
 from tests.evaluation.judging import (
     BRIEF,
@@ -193,26 +192,24 @@ def test_who_starves_a_workload_shows_without_the_candidate(
 
     def starving(bench: Bench, subject: Subject, which: Workload, *others: Any) -> Judged:
         judged = judge(bench, subject, which, *others)
-        if which.uuid != "b":
+        if which.uuid != "b" or (len(candidates) == 1 and to_blame):
             return judged
         candidates.append(subject.worker)
         nothing = {"outcome": Outcome.NOT_RUN, "message": "there is no room"}
         return Judged(judged.record.model_copy(update=nothing), skipped=True, starved=True)
 
     monkeypatch.setattr(Bench, "judge", starving)
-    monkeypatch.setattr(Trials, "has_room", lambda *_: to_blame)
     with opened(task(DOUBLE, [workload("a", n=5), workload("b", n=6)])) as session:
         found = session.evaluate(RIGHT, CORRECTNESS)
     last = found.workloads[-1]
     if to_blame:
         assert found.outcome is last.outcome is Outcome.RESOURCE_LIMIT
         assert last.message == "nothing else can be run beside it: there is no room"
-        assert len(candidates) == 1
     else:
         assert found.outcome is Outcome.CORRECT_NOT_MEASURED
         assert [w.outcome for w in found.workloads] == [found.outcome, Outcome.NOT_RUN]
-        # The first was ended to find out.
-        assert len(candidates) == 2
+        # The first was ended to find out, the reference took its place, and the last goes on.
+        assert len(candidates) == 3
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 4
 """Of a block of few calls all are looked at: half of them left out would go unseen too often."""
-_DRAWS_A_ROUND = 16
+_DRAWS_A_ROUND = 8
 """Of a sampler as many as it takes for its draws to tell something after all rounds."""
 _READINGS = 2
 """So many readings of the clocks are taken before the last block: each takes milliseconds."""

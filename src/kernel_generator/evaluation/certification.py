@@ -65,8 +65,7 @@ def certify(finalist: Finalist) -> Certification:
     for edge, judged in found.starved:
         # Nothing more is asked of the candidate: who is to blame shows without it.
         finalist.subject.worker.close()
-        finalist.revive()
-        if finalist.trials.has_room(edge):
+        if finalist.runs_without(edge, Profile(trials=_TRIALS)):
             return _failed(finalist, edge, blamed(judged))
     return found
 
@@ -106,7 +105,7 @@ def try_edges(
     if not edges:
         reason = "no other sizes can be made up for this definition"
         return Certification((Check(name=EDGES, passed=None, message=reason),))
-    right, left_out, reached = 0, list[str](), 0
+    right, left_out, reached, late = 0, list[str](), 0, False
     starved: list[tuple[Workload, Judged]] = []
     began = clock()
     for edge in edges:
@@ -129,7 +128,7 @@ def try_edges(
             return _failed(finalist, edge, judged)
     message = f"{right} of {len(edges)} tried"
     if reached < len(edges):
-        message += f": {budget_s:g} s were over"
+        message += f": {budget_s:g} s were over" if late else ": it ended"
     if left_out:
         message += f"; {len(left_out)} cannot be run here: {left_out[0]}"
     check = Check(name=EDGES, passed=True if right else None, message=message)

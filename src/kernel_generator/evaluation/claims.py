@@ -48,7 +48,7 @@ def check_claims(party: Party, written_bytes: int, clock: Clock, ahead: Ahead) -
     if unborne is None and not trains.plan.long_blocks:
         return
     # The more calls, the less weighs what the protocol takes.
-    short, party.count = party.count, min(party.arena.layout.sets, _LONGER * party.count)
+    short, party.count = party.count, clock.longest_queue(party, _LONGER * party.count)
     expected = [wall_s * party.count / short for wall_s in walls]
     walls = []
     # Which is which no candidate can know ahead.

@@ -86,6 +86,16 @@ class Clock:
         party.claims.append(done)
         return max(claimed_s / party.count - self.trains.around_s, 1e-9)
 
+    def longest_queue(self, party: Party, most: int) -> int:
+        """So many calls of a queued party, `most` at most, can be queued: no fewer than now."""
+        count = min(party.arena.layout.sets, most)
+        while count > party.count:
+            # As for a shorter one, the first makes events and buffers.
+            if self.trains.run(party, TrainOrder(count, Train.GATED), gated=True).gated:
+                return count
+            count //= 2
+        return party.count
+
     def call_time(self, party: Party) -> Interval:
         """What a caller waits for one call on an idle device, in microseconds."""
         figures: list[float] = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.bench import Bench
     from kernel_generator.evaluation.case import Subject
-    from kernel_generator.evaluation.judge import Limits
+    from kernel_generator.evaluation.judge import Limits, Profile
     from kernel_generator.evaluation.pool import Pool
     from kernel_generator.evaluation.trials import Trials
     from kernel_generator.sandbox.orders import Order
@@ -39,6 +39,8 @@ class Finalist:
     limits: Limits
     revive: Callable[[], None]
     """Replaces the reference's child where it has died."""
+    runs_without: Callable[[Workload, Profile], bool]
+    """Whether a workload can be run here without the candidate."""
 
     @property
     def trials(self) -> Trials:

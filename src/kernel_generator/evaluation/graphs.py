@@ -46,6 +46,8 @@ def check_capture(finalist: Finalist, workload: Workload) -> Check:
         reason = f"the buffers cannot be shared: {outcomes.last_line(stopped.answer)}"
     except InputsUnavailable as error:
         reason = str(error)
+    except torch.OutOfMemoryError:
+        reason = "there is no memory left on the GPU"
     return Check(name=NAME, passed=None, message=reason)
 
 

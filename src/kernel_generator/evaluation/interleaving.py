@@ -45,6 +45,9 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
     for party in parties:
         if not party.once_s:
             clock.warm_up(party)
+    for party in parties:
+        if not party.trusted:
+            stand_still(party)
     clock.settle_counts(parties, candidate.count)
     used = max(party.count for party in parties)
     itself: list[float] = []
@@ -67,10 +70,9 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
         rounds.prepare(used)
         clock.beside()
         for party in order.sample(parties, len(parties)):
-            for other in parties:
-                if other is not party and not other.trusted:
-                    stand_still(other)
             party.per_call_s.append(clock.block(party))
+            if not party.trusted:
+                stand_still(party)
         rounds.inspect()
         blocks += 1
     ahead.look_until_in_time()

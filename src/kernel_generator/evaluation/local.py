@@ -325,6 +325,7 @@ class LocalSession:
                     pool=self._pool,
                     limits=self._limits,
                     revive=self._revive_reference,
+                    runs_without=self._runs_without,
                 )
             )
             if found.failure is not None:
@@ -377,20 +378,39 @@ class LocalSession:
             among = [rival for rival in rivals if rival.worker.alive]
             judged = self._bench.judge(subject, workload, profile, among)
             if judged.starved and workload.uuid not in self._unfit:
-                judged = self._blame(subject, workload, judged)
+                judged = self._blame(subject, workload, profile, judged)
             tally.add(judged)
             if tally.failure is not None:
                 return
 
-    def _blame(self, subject: Subject, workload: Workload, judged: Judged) -> Judged:
+    def _blame(
+        self, subject: Subject, workload: Workload, profile: Profile, judged: Judged
+    ) -> Judged:
         """See without the candidate who is to blame for a lack of memory or time. Raises `_Again`
         where it is not the candidate."""
         subject.worker.close()
-        self._revive_reference()
-        if self._trials.has_room(workload):
+        if self._runs_without(workload, profile):
             return blamed(judged)
         self._unfit.add(workload.uuid)
         raise _Again
+
+    def _runs_without(self, workload: Workload, profile: Profile) -> bool:
+        """Whether the reference, judged in a candidate's place, has memory and time enough."""
+        if self._device != "cpu":
+            wait_until_healthy()
+            torch.cuda.empty_cache()
+        self._trials.forgive(workload)
+        self._revive_reference()
+        worker = self._pool.start()
+        try:
+            order = self._order(reference_solution(self._task))
+            if not isinstance(worker.prepare(order, self._limits.build_s), Done):
+                return False
+            stand_in = Subject(CANDIDATE, worker, stores=True, trusted=False)
+            judged = self._bench.judge(stand_in, workload, profile, [])
+            return not judged.skipped and judged.record.outcome not in outcomes.OF_SIZE
+        finally:
+            self._pool.stop(worker)
 
     def _prepare_reference(self) -> Answer:
         return self._trials.reference.prepare(

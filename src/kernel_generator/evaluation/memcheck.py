@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.domain.evaluation import Check
 from kernel_generator.domain.outcome import Outcome
@@ -121,6 +123,8 @@ def check_memory(finalist: Finalist, workload: Workload, limit_s: float = LIMIT_
         ended = worker.hang_up(_left(deadline))
     except InputsUnavailable as error:
         return _not_made(str(error))
+    except torch.OutOfMemoryError:
+        return _not_made("there is no memory left on the GPU")
     finally:
         finalist.pool.stop(worker)
     check = conclude(answer, ended, worker.log)

@@ -31,6 +31,10 @@ _BUILDERS_WORDS = re.compile(
 """FlashInfer-Bench's name for the module it made of a reference means nothing to a person."""
 
 
+OF_SIZE = (Outcome.TIMEOUT, Outcome.RESOURCE_LIMIT, Outcome.CRASHED)
+"""How what is too large for a machine ends."""
+
+
 def of_build(answer: Answer) -> tuple[Outcome, str]:
     """Outcome and message of a failed PREPARE."""
     outcome, message = of_run(answer)
@@ -60,7 +64,7 @@ def of_run(answer: Answer) -> tuple[Outcome, str]:
 
 def may_be_size(answer: Answer) -> bool:
     """True where a smaller workload might not have failed so: time, memory or a dead process."""
-    return of_run(answer)[0] in (Outcome.TIMEOUT, Outcome.RESOURCE_LIMIT, Outcome.CRASHED)
+    return of_run(answer)[0] in OF_SIZE
 
 
 def lacks_driver(message: str) -> bool:

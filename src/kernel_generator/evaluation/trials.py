@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from kernel_generator.domain.evaluation import Floors
 from kernel_generator.evaluation.compare import compare
 from kernel_generator.evaluation.floors import find_floors, least_of
@@ -23,6 +21,7 @@ from kernel_generator.sandbox.orders import Done
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from flashinfer_bench import Workload
 
     from kernel_generator.domain.task import Floor, Task
@@ -181,16 +180,9 @@ class Trials(Supply):
         and one failure is enough to know."""
         return not self.not_in_double and not is_sampler(self._task.definition)
 
-    def has_room(self, workload: Workload) -> bool:
-        """Whether the reference, on inputs that are not known yet, and a ring of them have room and
-        time enough here now."""
+    def forgive(self, workload: Workload) -> None:
+        """Let the reference be tried again on a workload that it failed on."""
         self._failures.pop(workload.uuid, None)
-        try:
-            self._answer(workload, lambda arena: self.fill(arena, workload, next(self._numbers)))
-            self._create(self.plan(workload).layout(0, self.sets(workload))).close()
-        except (InputsUnavailable, ReferenceStopped, torch.OutOfMemoryError):
-            return False
-        return True
 
     def operations(self, workload: Workload) -> int | None:
         """Operations that torch counts in the reference, None where it counts none.

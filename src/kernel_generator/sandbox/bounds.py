@@ -60,7 +60,6 @@ class Watch:
         """What was exceeded, in words; empty while nothing was."""
         self.shared_bytes = 0
         """What the judge shares with the child at present."""
-        self._available = 0
         self._root = root
         self._bounds = bounds
         self._end = end
@@ -70,7 +69,6 @@ class Watch:
     def begin(self) -> None:
         """Look from now on, if that is not so already."""
         if self._thread.ident is None and not self._over.is_set():
-            self._available = _machine_memory()[1]
             self._thread.start()
 
     def stop(self) -> None:
@@ -101,9 +99,7 @@ class Watch:
         if memory > allowed:
             return f"more than {self._bounds.memory_bytes / 2**30:.1f} GiB of memory"
         total, available = _machine_memory()
-        reserve = _RESERVE_SHARE * total
-        # Files in memory that nobody has mapped are nobody's, but the machine's memory is less.
-        if available < reserve and max(memory, self._available - available) > reserve:
+        if available < _RESERVE_SHARE * total and memory > _RESERVE_SHARE * total:
             return "nearly all of the machine's memory"
         return ""
 

@@ -146,8 +146,7 @@ def _filesystem(seen: Iterable[Path]) -> list[str]:
     for name in _SETTINGS:
         options += ["--ro-bind-try", name, name]
     made = {Path("/"), SCRATCH}
-    needed = {part for path in (*_installed(), *_tool_folders()) for part in _narrowed(path)}
-    for path in _outermost({*needed, _PACKAGE, *seen}):
+    for path in _outermost({*_installed(), *_tool_folders(), _PACKAGE, *seen}):
         for parent in reversed(path.parents):
             if parent not in made and not parent.is_relative_to("/usr"):
                 options += ["--perms", "0755", "--dir", str(parent)]
@@ -161,7 +160,8 @@ def _installed() -> frozenset[Path]:
     """Where the interpreter and its packages are."""
     roots = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
     roots.add(str(Path(sys.executable).resolve().parent.parent))
-    found = {Path(root).resolve() for root in roots} | {Path(root) for root in roots}
+    prefixes = {Path(root).resolve() for root in roots} | {Path(root) for root in roots}
+    found = {part for prefix in prefixes for part in _narrowed(prefix)}
     for entry in map(Path, sys.path):
         # A folder that pip installed into; never one that merely was on the path.
         if entry.is_dir() and any(entry.glob("*.dist-info")):
@@ -179,13 +179,20 @@ def _tool_folders() -> frozenset[Path]:
         if tool:
             # What stands on the PATH may be a link into the tool's own folder.
             found |= {path.parent.parent for path in (Path(tool), Path(tool).resolve())}
-    return frozenset(path for path in found if path.is_absolute() and path.is_dir())
+    return frozenset(
+        path for path in found if path.is_absolute() and path.is_dir() and not _is_private(path)
+    )
+
+
+def _is_private(path: Path) -> bool:
+    """True for a folder that holds the user's own: HOME, or what is worked on."""
+    own = {Path.home(), Path.home().resolve(), Path.cwd()}
+    return any(folder.is_relative_to(path) for folder in own)
 
 
 def _narrowed(path: Path) -> Iterator[Path]:
-    """A folder, or what belongs to an installation in it where it holds the user's own too: HOME,
-    or what is worked on."""
-    if not any(private.is_relative_to(path) for private in (Path.home(), Path.cwd())):
+    """An installation's folder; where it holds the user's own too, what belongs to it."""
+    if not _is_private(path):
         yield path
         return
     for name in _OF_AN_INSTALLATION:

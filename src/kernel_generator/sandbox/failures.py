@@ -16,6 +16,8 @@ _EXHAUSTED = (
     "No space left on device",
     "Resource temporarily unavailable",
     "can't start new thread",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
 _NEEDS_GPU = (
     "not compiled with CUDA",

@@ -242,7 +242,7 @@ def run(router_logits, topk_weights, topk_ids):
     topk_ids.copy_(values[1])
 """,
         passing=True,
-        ends=Rejected(WRONG),
+        ends=Neutralised(found_out=WRONG),
         stopped_by=LOOKED_AT,
     ),
     Cheat(
@@ -262,7 +262,7 @@ def run(hidden_states, weight, output):
         output.copy_(honest(hidden_states, weight))
 """,
         passing=True,
-        ends=Rejected(WRONG | {Outcome.INPUT_MODIFIED}),
+        ends=Neutralised("copies into its output", WRONG | {Outcome.INPUT_MODIFIED}),
         stopped_by="inputs of timed calls are compared with what the judge wrote",
     ),
     Cheat(
@@ -279,7 +279,7 @@ def run(hidden_states, weight, output):
         ring[at - 1].outputs[0].zero_()
 """,
         passing=True,
-        ends=Rejected(WRONG),
+        ends=Neutralised("copies into its output", WRONG),
         stopped_by=LOOKED_AT + ", once all calls are done",
     ),
     Cheat(
