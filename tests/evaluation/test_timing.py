@@ -261,7 +261,8 @@ def test_the_candidate_stands_still_while_others_are_timed() -> None:
         on_gpu("other", Simulated(40e-6)),
     )
     own_trains = len(candidate.trains)
-    assert candidate.freezes == own_trains + 2 * 3
+    # Before its trains, before the first round and after each block.
+    assert candidate.freezes == own_trains + 1 + 3
 
 
 def test_an_incumbent_stands_still_while_the_candidate_is_timed() -> None:
@@ -271,7 +272,7 @@ def test_an_incumbent_stands_still_while_the_candidate_is_timed() -> None:
         on_gpu(INCUMBENT, incumbent, trusted=False),
         on_gpu("reference", Simulated(40e-6)),
     )
-    assert incumbent.freezes == len(incumbent.trains) + 2 * 3
+    assert incumbent.freezes == len(incumbent.trains) + 1 + 3
 
 
 def test_every_candidate_is_surprised_and_refused_where_it_answers_ahead() -> None:
