@@ -211,7 +211,13 @@ def _ours(family: Family, session: LocalSession, prepared_s: float) -> Cost:
         told(f"{solution.name}: {verdict.outcome} in {seconds[-1]:.2f} s {verdict.message[-500:]}")
     count = len(seconds)
     judge = f"kernel-generator, a fresh '{level}' sandbox each"
-    return Cost(family.title, judge, True, prepared_s, tuple(seconds), passed, count, count)
+    return _told(Cost(family.title, judge, True, prepared_s, tuple(seconds), passed, count, count))
+
+
+def _told(cost: Cost) -> Cost:
+    """Its row, at once: a run that is cut off has shown something."""
+    told(" | ".join(cost.row()))
+    return cost
 
 
 def _stream(
@@ -240,8 +246,10 @@ def _stream(
         for thread in threads:
             thread.join()
     wall_s = time.perf_counter() - began
-    told(f"{count} candidates in {wall_s:.1f} s, {shares} by lane")
-    return Streamed(count, len(threads), wall_s, busy.share if busy else None, sum(passed))
+    share = busy.share if busy else None
+    told(f"{count} candidates in {wall_s:.1f} s, {shares} by lane, {sum(passed)} passed")
+    told(f"busy: {share}")
+    return Streamed(count, len(threads), wall_s, share, sum(passed))
 
 
 def _shares(compiled: Sequence[bool], count: int) -> list[int]:
@@ -291,19 +299,20 @@ def _run_upstream(family: Family, kind: str, title: str, together: bool, target:
             "TRITON_CACHE_DIR": str(folder / "triton"),
         }
         ran = run_program("upstream", order, folder, _UPSTREAM_LIMIT_S, environment)
-    told(f"{family.title}, {title}: {ran.problem or 'done'}")
     start, *lines = [json.loads(line) for line in ran.answers] or [{"started_s": 0.0}]
     problem = ran.problem if ran.answers or not ran.problem else f"cannot start: {ran.problem}"
-    return Cost(
-        family.title,
-        title,
-        False,
-        start["started_s"],
-        tuple(line["seconds"] for line in lines),
-        sum(line["passed"] for line in lines),
-        sum(line["of"] for line in lines),
-        len(family.solutions) if together or not lines else len(lines),
-        problem,
+    return _told(
+        Cost(
+            family.title,
+            title,
+            False,
+            start["started_s"],
+            tuple(line["seconds"] for line in lines),
+            sum(line["passed"] for line in lines),
+            sum(line["of"] for line in lines),
+            len(family.solutions) if together or not lines else len(lines),
+            problem,
+        )
     )
 
 

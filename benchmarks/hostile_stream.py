@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.evaluation.local import LocalSession
 
-LIMITS = Limits(build_s=60.0, first_call_s=5.0, call_s=3.0)
+LIMITS = Limits(build_s=20.0, first_call_s=5.0, call_s=3.0)
 _PROGRESS = 25
 _SLOW_TO_BUILD = "C++ that takes forever to compile"
 

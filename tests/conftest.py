@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which this test's runs are kept: not the developer's own."""
+    path = tmp_path_factory.mktemp("store") / "runs.db"
+    monkeypatch.setenv("KERNEL_GENERATOR_STORE", str(path))
+    return path
+
+
 @pytest.fixture
 def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory and no key."""

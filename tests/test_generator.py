@@ -72,7 +72,9 @@ def test_nothing_passing_raises_with_every_attempt(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_best_of_all_rounds_is_returned_whichever_came_first(tmp_path: Path) -> None:
     desk = a_desk(SLOW_CODE, RIGHT, SLOW_CODE)
-    solution = optimize(desk, a_traceset(tmp_path, sizes=(100_000,)), rounds=3, keep_improving=True)
+    # Calls of milliseconds: which is faster shows on a busy machine, too.
+    traceset = a_traceset(tmp_path, sizes=(1_000_000,))
+    solution = optimize(desk, traceset, rounds=3, keep_improving=True)
     assert desk.outcomes == [Outcome.PASSED] * 3
     assert "range(30)" not in solution.sources[0].content
     assert solution.evaluation is not None
@@ -83,10 +85,11 @@ def test_the_best_of_all_rounds_is_returned_whichever_came_first(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_target_speedup_ends_the_run_where_it_is_reached(tmp_path: Path) -> None:
+    # About 0.13 and 0.6 of the reference, whose values are stored for it; apart on a busy machine.
     desk = a_desk(SLOW_CODE, RIGHT)
-    traceset = a_traceset(tmp_path, sizes=(100_000,))
-    solution = optimize(desk, traceset, rounds=5, target_speedup=0.5)
-    assert desk.reason == "the target of 0.5x was reached"
+    traceset = a_traceset(tmp_path, sizes=(1_000_000,))
+    solution = optimize(desk, traceset, rounds=5, target_speedup=0.25)
+    assert desk.reason == "the target of 0.25x was reached"
     assert len(desk.model.asked) == 2
     assert desk.model.asked[1].proposal.purpose is Purpose.IMPROVE
     path = desk.generator.save(solution, traceset)

@@ -149,6 +149,8 @@ EXPECTED = {
     "--language triton --target H100": "gpt-5_optimized_solution_3.json",
     "kernel-generator evaluate demo/traceset -d rmsnorm_h2048 --target CPU --solution "
     "my_kernel.py --json": '"outcome": "PASSED"',
+    "kernel-generator runs": "0 in ",
+    "kernel-generator resume --all": "processed 0 of 0",
     "python examples/example.py demo/traceset": "success rate: 100 %",
 }
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kernel_generator.domain.version import VERSION
+
 if TYPE_CHECKING:
+    from kernel_generator.domain.budget import Budget, Price
     from kernel_generator.domain.errors import (
         KernelGeneratorError,
         NoPassingSolution,
@@ -21,19 +24,23 @@ if TYPE_CHECKING:
     from kernel_generator.runs.tracesets import load_traceset
 
 __all__ = [
+    "Budget",
     "GeneratedSolution",
     "KernelGenerator",
     "KernelGeneratorError",
     "NoPassingSolution",
+    "Price",
     "ProviderError",
     "ProviderRefused",
     "SaveFailed",
     "load_traceset",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _ERRORS = "kernel_generator.domain.errors"
 _HOMES = {
+    "Budget": "kernel_generator.domain.budget",
+    "Price": "kernel_generator.domain.budget",
     "GeneratedSolution": "kernel_generator.runs.generated",
     "KernelGenerator": "kernel_generator.generator",
     "KernelGeneratorError": _ERRORS,

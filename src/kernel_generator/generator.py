@@ -5,6 +5,7 @@ Everything returned is a `flashinfer_bench.Solution`; a failed kernel is never r
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.conversation import Sampling
@@ -13,12 +14,14 @@ from kernel_generator.domain.errors import (
     KernelGeneratorError,
     NoPassingSolution,
     NoWorkloads,
+    StoreError,
     UnknownName,
 )
 from kernel_generator.domain.events import Notice, Saved
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS, find_target, target_of_device
 from kernel_generator.domain.task import LANGUAGES, Task
+from kernel_generator.domain.version import VERSION
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import default_baselines, named_baselines
 from kernel_generator.evaluation.local import LocalJudge
@@ -27,30 +30,44 @@ from kernel_generator.evaluation.toolchain import check_target, find_toolchain, 
 from kernel_generator.evaluation.workloads import split_workloads
 from kernel_generator.models.builtin import BUILTIN_COMPILER
 from kernel_generator.models.builtin import LANGUAGE as BUILTIN_LANGUAGE
+from kernel_generator.models.offline import OFFLINE
 from kernel_generator.models.open_model import open_model
 from kernel_generator.models.settings import read_settings
 from kernel_generator.prompts import logs
 from kernel_generator.runs import saving
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
-from kernel_generator.runs.engine import Goal, Run
+from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
+from kernel_generator.runs.goal import Goal
+from kernel_generator.runs.journal import (
+    Journal,
+    RunSettings,
+    fingerprints,
+    known_run,
+    note_saved,
+)
+from kernel_generator.runs.replay import REPLAY, ReplayModel
 from kernel_generator.runs.samples import Samples
+from kernel_generator.runs.spending import Spending
+from kernel_generator.runs.store import Store
 from kernel_generator.runs.tracesets import definition_of, solutions_by_name, workloads_of
 from kernel_generator.search.refine import Refine
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
-    from pathlib import Path
 
     from flashinfer_bench import Definition, Solution, TraceSet, Workload
 
     from kernel_generator.domain.attempt import Attempt
+    from kernel_generator.domain.budget import Budget, Price
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
     from kernel_generator.evaluation.judge import Limits
     from kernel_generator.models.protocol import LanguageModel
+    from kernel_generator.runs.journal import KnownRun
 
 
 class KernelGenerator:
@@ -59,8 +76,9 @@ class KernelGenerator:
     Parameters
     ----------
     model_name
-        'gpt-5', 'claude-opus-4-1', 'gemini-2.5-pro', any name an endpoint knows, or
-        'builtin:compiler' (the default where neither a model nor a key is given).
+        'gpt-5', 'claude-opus-4-1', 'gemini-2.5-pro', any name an endpoint knows,
+        'builtin:compiler' (the default where neither a model nor a key is given), 'offline' (asked
+        elsewhere, by files), or 'replay:RUN' (answers as in a stored run).
     language
         'triton', 'cuda', 'cpp' or 'python'. None: Triton for GPU targets, C++ for the CPU, Python
         for the embedded model.
@@ -82,11 +100,22 @@ class KernelGenerator:
     isolation
         'strict' (namespaces, an allow-list of files, no network, bounds), or 'process' (a process
         that can do what you can do).
+    store
+        File in which each step of an `optimized_generate` is kept before the next one acts, so that
+        a run which was stopped can go on; made where it is missing. None: nothing is kept.
+    budget
+        What all `optimized_generate` runs together may spend; the wall clock runs from here. A run
+        that it ends keeps what had passed, and can go on later. A `Spending` is shared with the
+        other generators that were given it.
+    price
+        Of a token, where no table knows it.
 
     Raises
     ------
     InvalidInput
         `UnknownName`, `MissingKey`, `UnsupportedTarget` and the like, before anything is asked.
+    StoreError
+        The store cannot be used.
     """
 
     def __init__(
@@ -103,10 +132,17 @@ class KernelGenerator:
         on_event: Observer | None = None,
         limits: Limits | None = None,
         isolation: str = "strict",
+        store: str | os.PathLike[str] | None = None,
+        budget: Budget | Spending | None = None,
+        price: Price | None = None,
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
-        if model is None:
+        self._store = None if store is None else Store(Path(store))
+        if model is None and model_name is not None and model_name.startswith(REPLAY):
+            model = self._replayed(model_name.removeprefix(REPLAY))
+            language = language or model.language
+        elif model is None:
             name = model_name or default_model(api_key)
             model = open_model(
                 name,
@@ -117,9 +153,16 @@ class KernelGenerator:
             )
         self.model_name: str = model.name
         self.language: str = _language(language, self.target, model.name)
+        self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
+        """What was spent so far."""
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
         self._on_event = on_event
         self._judge = LocalJudge(limits, isolation)
+        self._isolation, self._dialect = isolation, dialect
+        if model.name == OFFLINE and self._store is None:
+            raise InvalidInput(
+                "'offline' is for optimize alone, and keeps its requests in a store: name one"
+            )
         # A target that the toolchain cannot serve is said before anyone pays for a reply.
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
         """What to know before believing or paying: each run tells these as `Notice` events."""
@@ -128,6 +171,11 @@ class KernelGenerator:
         self.interrupted: list[GeneratedSolution] = []
         """What runs that were interrupted had: the best result of an `optimized_generate`, the
         solutions read by a `generate`. Emptied when a run starts while no other is under way."""
+
+    def _replayed(self, run_id: str) -> ReplayModel:
+        if self._store is None:
+            raise InvalidInput("a stored run is replayed from its store: name one")
+        return ReplayModel(known_run(self._store, run_id))
 
     # -- generating without evaluating ----------------------------------------------------------
 
@@ -147,6 +195,8 @@ class KernelGenerator:
         self, definition: Definition, pass_k: int = 1, *, workloads: Sequence[Workload] = ()
     ) -> list[GeneratedSolution]:
         """See `generate`."""
+        if self.model_name == OFFLINE:
+            raise InvalidInput("independent samples are not kept: 'offline' is for optimize alone")
         if pass_k < 1:
             raise InvalidInput(f"pass_k is {pass_k}: ask for at least 1 solution")
         searched, held_out = split_workloads(definition, workloads)
@@ -172,6 +222,7 @@ class KernelGenerator:
         rounds: int = 5,
         keep_improving: bool = False,
         target_speedup: float | None = None,
+        run_id: str | None = None,
     ) -> GeneratedSolution:
         """The first version that passes on all workloads, or the best one.
 
@@ -179,9 +230,13 @@ class KernelGenerator:
         used and the best version is returned. `solution.evaluation` holds the figures, the
         comparison with `torch.compile` among them.
 
+        `run_id` names a run of the store that is to go on, with the goal that it was begun with:
+        what it was answered is not asked for again, and what was judged is not judged again.
+
         Raises `NoPassingSolution` (with every attempt) where nothing passed, `NoWorkloads`,
         `ReferenceFailed` and other `InvalidInput` before anything is asked, and `ProviderError`
-        (with the attempts made until then) where the provider gave up before anything passed.
+        (with the attempts made until then) where the provider gave up before anything passed;
+        `UnknownName` and `RunBusy` for a `run_id` that is not in the store or is being worked on.
         Interrupted, or stopped by anything else, the best version so far is left in `interrupted`.
         """
         return run_blocking(
@@ -191,6 +246,7 @@ class KernelGenerator:
                 rounds=rounds,
                 keep_improving=keep_improving,
                 target_speedup=target_speedup,
+                run_id=run_id,
             )
         )
 
@@ -202,22 +258,68 @@ class KernelGenerator:
         rounds: int = 5,
         keep_improving: bool = False,
         target_speedup: float | None = None,
+        run_id: str | None = None,
     ) -> GeneratedSolution:
         """See `optimized_generate`."""
-        goal = check_goal(Goal(rounds, keep_improving, target_speedup))
-        task = make_task(traceset, definition, self.target, self.language)
-        run = Run(task, self._author, self._judge, Refine(), goal, self._on_event)
         self._begin()
-        async with self._author.at_work():
-            try:
-                best = await run.work()
-            except BaseException:
-                if run.best is not None:
-                    self.interrupted.append(_solution_of(run.best))
-                raise
+        goal = check_goal(Goal(rounds, keep_improving, target_speedup))
+        if run_id is not None:
+            goal = self._begun(run_id).goal
+        if isinstance(self._author.model, ReplayModel):
+            self._author.model.check(definition.name)
+        task = make_task(traceset, definition, self.target, self.language)
+        strategy = Refine()
+        journal = self._journal(self._settings(task, goal, strategy.name), task, run_id)
+        run = Run(
+            *(task, self._author, self._judge, strategy, goal, journal, self._on_event),
+            spending=self.spending,
+        )
+        with journal.held():
+            async with self._author.at_work():
+                try:
+                    best = await run.work()
+                except BaseException:
+                    if run.best is not None:
+                        self.interrupted.append(_solution_of(run.best, run.run_id))
+                    raise
         if best is None:
             raise NoPassingSolution(_why_none(run.attempts, task), run.attempts)
-        return _solution_of(best)
+        return _solution_of(best, run.run_id)
+
+    def _settings(self, task: Task, goal: Goal, strategy: str) -> RunSettings:
+        return RunSettings(
+            definition=task.definition.name,
+            traceset=None if task.root is None else str(Path(task.root).absolute()),
+            model=self.model_name,
+            language=self.language,
+            target=self.target.name,
+            rounds=goal.rounds,
+            keep_improving=goal.keep_improving,
+            target_speedup=goal.target_speedup,
+            strategy=strategy,
+            dialect=self._dialect,
+            reasoning_effort=self._author.sampling.reasoning_effort,
+            isolation=self._isolation,
+            program=VERSION,
+            fingerprints=fingerprints(task),
+        )
+
+    def _begun(self, run_id: str) -> RunSettings:
+        if self._store is None:
+            raise InvalidInput("a run can go on only where it was kept: name the store")
+        return known_run(self._store, run_id).settings
+
+    def _journal(self, settings: RunSettings, task: Task, run_id: str | None) -> Journal:
+        if run_id is None:
+            return Journal.begin(self._store, settings)
+        begun = self._begun(run_id)
+        for what in ("definition", "model", "language", "target"):
+            before, now = getattr(begun, what), getattr(settings, what)
+            if before != now:
+                raise InvalidInput(f"run {run_id} was begun with {what} '{before}', not '{now}'")
+        for change in begun.changes(task):
+            self._tell(Notice(f"since the run began, {change}: what was judged before stays"))
+        return Journal(run_id, self._store)
 
     def check_isolation(self) -> None:
         """Raises `IsolationUnavailable` where kernels cannot be run here at the level that was
@@ -227,12 +329,35 @@ class KernelGenerator:
     def save(self, solution: Solution, traceset: TraceSet) -> Path:
         """Write the solution into the trace set, with traces where it was measured.
 
-        Returns the path written. Raises `SaveFailed`, `TraceSetError`.
+        Returns the path written; that of before where a stored run's solution was written there
+        already. Raises `SaveFailed`, `TraceSetError`.
         """
         evaluation = solution.evaluation if isinstance(solution, GeneratedSolution) else None
+        run_id = solution.run_id if isinstance(solution, GeneratedSolution) else ""
+        if (before := self._saved_before(run_id, solution, traceset)) is not None:
+            return before
         path, written = saving.save_solution(solution, traceset, evaluation)
+        if self._store is not None and run_id:
+            try:
+                note_saved(self._store, run_id, path.absolute(), solution.name)
+            except StoreError as error:
+                self._tell(Notice(f"that '{path}' was saved could not be noted: {error}"))
         self._tell(Saved(path, written.name))
         return path
+
+    def _saved_before(self, run_id: str, solution: Solution, traceset: TraceSet) -> Path | None:
+        """Where a run's solution lies in the trace set; None where it was not saved there."""
+        if self._store is None or not run_id:
+            return None
+        try:
+            history = known_run(self._store, run_id).history
+        except (StoreError, UnknownName):
+            return None
+        if history.saved is None or history.saved_name != solution.name:
+            return None
+        path = Path(history.saved)
+        here = traceset.root is not None and path.is_relative_to(Path(traceset.root).absolute())
+        return path if here and path.is_file() else None
 
     def rescue(self, solution: Solution) -> Path:
         """Write a solution that could not be saved to the temporary folder; the path written.
@@ -288,6 +413,25 @@ def evaluate(
         return session.evaluate(solution, profiles.certification(tuple(chosen)))
     finally:
         session.close()
+
+
+def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
+    """Write the best version of a run that has ended into its trace set; the path written. Nothing
+    is asked or judged for it.
+
+    Raises `SaveFailed`, `TraceSetError`, `StoreError`; `ValueError` where nothing passed.
+    """
+    with store.working_on(run.run_id):
+        history = known_run(store, run.run_id).history
+        if history.is_saved and history.saved is not None:
+            # Another program was quicker.
+            return Path(history.saved)
+        if history.best is None:
+            raise ValueError("there is nothing to save")
+        solution = _solution_of(history.best, run.run_id)
+        path, _ = saving.save_solution(solution, traceset, solution.evaluation)
+        note_saved(store, run.run_id, path.absolute(), solution.name)
+        return path
 
 
 def explain(evaluation: Evaluation, solution: Solution) -> str:
@@ -370,10 +514,10 @@ def check_goal(goal: Goal) -> Goal:
     return goal
 
 
-def _solution_of(attempt: Attempt) -> GeneratedSolution:
+def _solution_of(attempt: Attempt, run_id: str) -> GeneratedSolution:
     if attempt.candidate is None:
         raise ValueError("only an attempt with a candidate can be best")
-    return GeneratedSolution.of(attempt.candidate.solution, attempt.evaluation)
+    return GeneratedSolution.of(attempt.candidate.solution, attempt.evaluation, run_id)
 
 
 def _why_none(attempts: Sequence[Attempt], task: Task) -> str:

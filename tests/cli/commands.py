@@ -60,6 +60,7 @@ class Shell:
     def __init__(
         self, folder: Path, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]
     ) -> None:
+        self.folder = folder
         self._patch = patch
         self._capture = capture
         patch.chdir(folder)

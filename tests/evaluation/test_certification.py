@@ -6,12 +6,14 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from kernel_generator.domain.evaluation import Check
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.evaluation.certification import EDGES, certify, try_edges
+from kernel_generator.evaluation.certification import EDGES, TIMED_DRAWS, certify, try_edges
+from kernel_generator.evaluation.sampling import target_distribution
 from tests.evaluation.finalists import finalist
-from tests.evaluation.judging import DOUBLE, solution, task, workload
+from tests.evaluation.judging import DOUBLE, SAMPLE, solution, task, workload
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,6 +48,21 @@ def test_what_only_a_gpu_can_show_is_named_where_it_stands_in_for_one() -> None:
         ("CUDA graph capture", None, "needs a GPU"),
         ("compute-sanitizer memcheck", None, "needs a GPU"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("draws", "passed", "says"), [(31, None, "only 31: a test needs 32"), (32, True, "32 tested")]
+)
+def test_how_many_timed_draws_of_a_sampler_were_tested_is_told(
+    draws: int, passed: bool | None, says: str
+) -> None:
+    sampler = solution(SAMPLE.reference, definition=SAMPLE.name)
+    with finalist(task(SAMPLE, []), sampler) as right:
+        tokens = torch.zeros(draws, dtype=torch.int64)
+        probs = torch.ones(draws, 4)
+        right.subject.timed_draws.add(tokens, target_distribution({"probs": probs}))
+        found = certify(right)
+    assert Check(name=TIMED_DRAWS, passed=passed, message=says) in found.checks
 
 
 def test_a_candidate_that_is_wrong_at_one_size_fails_with_the_size_named() -> None:

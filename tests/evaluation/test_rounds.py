@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 SETS = 8
 
 
+class Still:
+    """Stands in for a child that stands still whenever it is to."""
+
+    def stand_still(self) -> None:
+        pass
+
+
 class Block8:
     """A block of a candidate's calls, one after the other, each doubling its input."""
 
-    def __init__(self, arena: Arena, ring: Ring, party: Party) -> None:
-        self.arena, self.ring, self.party = arena, ring, party
+    def __init__(self, arena: Arena, ring: Ring, party: Party, seen: list[Looked]) -> None:
+        self.arena, self.ring, self.party, self.seen = arena, ring, party, seen
         ring.prepare_surprise(SETS)
         ring.fill(party, SETS)
 
@@ -57,24 +64,23 @@ class Block8:
 @pytest.fixture
 def block() -> Generator[Block8]:
     which = workload()
-    nobody = cast("Worker", None)
+    nobody = cast("Worker", Still())
+    seen: list[Looked] = []
     trials = Trials(task(), "cpu", TINY, nobody, seed=1, revive=lambda: None)
     layout = trials.plan(which).layout(0, SETS)
     arena = Arena.create(layout)
     party = Party("candidate", nobody, arena, stores=False, count=SETS)
 
     def judge(looked: Looked) -> None:
-        found, before = (
-            view(sets[0], place)
-            for sets, place in (
-                (looked.found, layout.outputs[0]),
-                (looked.before, layout.inputs[0]),
-            )
-        )
-        if not torch.equal(found, before * 2):
+        seen.append(looked)
+        pairs = [
+            (view(found, layout.outputs[0]), view(before, layout.inputs[0]) * 2)
+            for found, before in zip(looked.found, looked.before, strict=True)
+        ]
+        if not all(torch.equal(found, right) for found, right in pairs):
             raise Wrong(Outcome.WRONG_VALUES, "not doubled")
 
-    yield Block8(arena, Ring(trials, which, party, party, judge, least=4), party)
+    yield Block8(arena, Ring(trials, which, party, party, judge, least=4), party, seen)
     arena.close()
 
 
@@ -102,3 +108,49 @@ def test_nothing_is_said_where_the_turn_had_come_already(block: Block8) -> None:
 def test_a_wrong_answer_is_not_one_ahead(block: Block8) -> None:
     block.surprised()
     assert block.found_out() is False
+
+
+class TestWhatIsLookedAt:
+    """Six rounds of a candidate and the reference, of which one may be wrong."""
+
+    @pytest.mark.parametrize(("wrong", "looks"), [(None, 2), (0, 1), (3, 2), (5, 2)])
+    def test_is_the_first_round_at_once_and_the_others_together(
+        self, block: Block8, wrong: int | None, looks: int
+    ) -> None:
+        seen, ring = block.seen, block.ring
+
+        def rounds() -> None:
+            for number in range(6):
+                ring.prepare(SETS)
+                ring.fill(block.party, SETS)
+                block.call(*range(SETS))
+                if number == wrong:
+                    block.write({n: torch.zeros(()) for n in range(SETS)})
+                ring.settle(block.party)
+                ring.settled(block.party, called=True)
+                ring.inspect()
+            ring.conclude()
+
+        if wrong is None:
+            rounds()
+        else:
+            with pytest.raises(Wrong, match="not doubled"):
+                rounds()
+        assert len(seen) == looks
+        if looks == 2:
+            assert len(seen[1].found) == 5 * len(seen[0].found)
+            assert seen[1].reference is not None
+            assert torch.equal(seen[1].reference, seen[1].found)
+
+    def test_is_not_kept_back_where_it_is_large(
+        self, block: Block8, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kernel_generator.evaluation.rounds._GATHERED_BYTES", 1)
+        for _ in range(3):
+            block.ring.prepare(SETS)
+            block.ring.fill(block.party, SETS)
+            block.call(*range(SETS))
+            block.ring.settle(block.party)
+            block.ring.settled(block.party, called=True)
+            block.ring.inspect()
+        assert len(block.seen) == 3

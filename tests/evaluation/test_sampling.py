@@ -116,7 +116,7 @@ class TestDraws:
         probs = probabilities(rows, vocabulary, seed)
         assert verdict(probs, probs) is None
 
-    @pytest.mark.parametrize("draws", [100, 300, 1024])
+    @pytest.mark.parametrize("draws", [32, 40, 64, 100, 300, 1024])
     def test_that_are_always_the_most_probable_fail(self, draws: int) -> None:
         probs = probabilities(8, 1000)
         greedy = torch.nn.functional.one_hot(probs.argmax(dim=-1), 1000).double()

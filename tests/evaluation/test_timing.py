@@ -117,6 +117,7 @@ class Quiet:
 
     prepared: list[int] = field(default_factory=list[int])
     inspected: int = 0
+    concluded: bool = True
     surprises: int = 0
     ahead: bool | None = False
     """Whether calls turn out to have been answered ahead; None: other inputs came too late."""
@@ -137,7 +138,7 @@ class Quiet:
         return self.ahead
 
     def fill(self, party: Party, count: int) -> None:
-        pass
+        assert count <= self.prepared[-1], f"{party.name} was to run on what nobody had prepared"
 
     def settle(self, party: Party) -> None:
         pass
@@ -147,6 +148,10 @@ class Quiet:
 
     def inspect(self) -> None:
         self.inspected += 1
+        self.concluded = False
+
+    def conclude(self) -> None:
+        self.concluded = True
 
 
 @pytest.fixture
@@ -169,7 +174,9 @@ def timed(
     clock = Clock(Trains(parties[-1], plan, around))
     ahead = Ahead(parties[0], clock.trains)
     found = time_together(list(parties), clock, ahead)
+    assert around.concluded
     check_claims(parties[0], written_bytes=0, clock=clock, ahead=ahead)
+    assert around.concluded
     return found
 
 

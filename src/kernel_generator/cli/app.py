@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kernel_generator import __version__
-from kernel_generator.cli import doctor, evaluate, generate, listing, optimize
+from kernel_generator.cli import (
+    doctor,
+    evaluate,
+    generate,
+    history,
+    letters,
+    listing,
+    optimize,
+    resume,
+    sharing,
+)
 from kernel_generator.cli.exits import Exit
 from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError, ProviderError
 
@@ -86,6 +96,27 @@ app.command("optimize", help="Ask, judge, tell the model what was wrong, and sav
 app.command("evaluate", help="Judge a solution, or a plain source file, on all workloads.")(
     _interruptible(evaluate.evaluate_file)
 )
+app.command("resume", help="Go on with runs that were stopped, where they were.")(
+    _interruptible(resume.resume)
+)
+app.command("runs", help="List the runs that are kept.")(_interruptible(history.runs))
+app.command("show", help="Show what happened in one run.")(_interruptible(history.show))
+app.command("export", help="Write a run for another machine, and what passed as files.")(
+    _interruptible(sharing.export)
+)
+app.command("import", help="Take in a run that another machine exported.")(
+    _interruptible(sharing.import_bundle)
+)
+prompts = typer.Typer(no_args_is_help=True, help="Requests for a model that is asked elsewhere.")
+prompts.command("export", help="Write the requests of a run that wait for a reply.")(
+    _interruptible(letters.export_prompts)
+)
+app.add_typer(prompts, name="prompts")
+replies = typer.Typer(no_args_is_help=True, help="Replies of a model that was asked elsewhere.")
+replies.command("import", help="Take the replies that lie in a folder.")(
+    _interruptible(letters.import_replies)
+)
+app.add_typer(replies, name="replies")
 app.command("doctor", help="Tell what works on this machine and what to do about the rest.")(
     _interruptible(doctor.doctor)
 )

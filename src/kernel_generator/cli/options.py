@@ -34,8 +34,9 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="NAME",
-        help="'gpt-5', 'claude-opus-4-1', 'gemini-2.5-pro', a name your endpoint knows, or "
-        "'builtin:compiler', the embedded default that needs no key.",
+        help="'gpt-5', 'claude-opus-4-1', 'gemini-2.5-pro', a name your endpoint knows, "
+        "'builtin:compiler', the embedded default that needs no key, 'offline', whose requests are "
+        "answered elsewhere, or 'replay:RUN', which answers as in a stored run.",
         show_default=False,
     ),
 ]
@@ -110,7 +111,70 @@ IsolationOption = Annotated[
         "they can do what you can do; for machines where strict cannot be had.",
     ),
 ]
+MaxUsdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-usd",
+        metavar="USD",
+        help="Ask for nothing further once so much was spent.",
+        show_default=False,
+    ),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        help="The same for tokens, prompt and completion together.",
+        show_default=False,
+    ),
+]
+MaxMinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-minutes",
+        metavar="MIN",
+        help="Begin nothing further after so long.",
+        show_default=False,
+    ),
+]
+MaxDeviceMinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-device-minutes",
+        metavar="MIN",
+        help="Begin nothing further once candidates were judged for so long.",
+        show_default=False,
+    ),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="PROMPT,COMPLETION",
+        help="US dollars per million tokens, for a model whose price no table knows: '2.5,10'.",
+        show_default=False,
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="FILE",
+        help="Where runs are kept, so that they can go on; KERNEL_GENERATOR_STORE in the "
+        "environment does the same. Without it: in your folder for data.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr."),
+]
+JsonEventsOption = Annotated[
+    bool,
+    typer.Option(
+        "--json-events",
+        help="Print each event as one line of JSON on stdout, as it happens; all else goes to "
+        "stderr.",
+    ),
 ]

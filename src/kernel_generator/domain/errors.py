@@ -1,7 +1,7 @@
 """Every exception this package raises on purpose. Each message says what to do.
 
 A failed kernel is never an exception (it is an `Outcome`); these are for bad input and for the
-boundaries: provider, sandbox, trace set.
+boundaries: provider, sandbox, trace set, store.
 """
 
 from __future__ import annotations
@@ -94,6 +94,27 @@ class SandboxError(KernelGeneratorError):
 
 class SaveFailed(KernelGeneratorError):
     """A result could not be written; nothing half-written is left behind."""
+
+
+class StoreError(InvalidInput):
+    """The store of runs cannot be read or written; what it holds stays as it is."""
+
+
+class RunBusy(InvalidInput):
+    """Another program moves the run forward."""
+
+
+class ReplyPending(KernelGeneratorError):
+    """The model is asked elsewhere, and its reply is not here yet: the run is suspended."""
+
+
+class BudgetSpent(KernelGeneratorError):
+    """A limit was reached before anything passed; the message says which. The run may go on later,
+    with more."""
+
+
+class NeverAnswered(KernelGeneratorError):
+    """A stored run is asked for a reply that it does not have."""
 
 
 class NoPassingSolution(KernelGeneratorError):

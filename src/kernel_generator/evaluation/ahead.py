@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.timing import Party
     from kernel_generator.evaluation.trains import Trains
 
-_SHARE, _LEAST_CALLS = 0.25, 2
+_SHARE, _LEAST_CALLS = 0.15, 2
 """Such a share of rounds has one; so many calls at least must a block have."""
 _EARLY = 0.4
 """Inputs are replaced within this first share of a block, or later, as the copy takes."""

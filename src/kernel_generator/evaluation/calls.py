@@ -66,8 +66,7 @@ class Calls:
             reason = sampling.outside_support(draws, target_of(case.arena.layout, case.arena.bytes))
             if reason is not None:
                 raise Wrong(Outcome.WRONG_VALUES, f"after being timed: {reason}")
-            timed = case.subject.timed_draws
-            reason = timed.verdict() if timed.draws >= sampling.LEAST_DRAWS else None
+            reason = case.subject.timed_draws.verdict()
             if reason is not None:
                 raise Wrong(Outcome.WRONG_VALUES, f"in timed calls {reason}")
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.evaluation import Check, WorkloadEvaluation
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.evaluation import graphs, memcheck
+from kernel_generator.evaluation import graphs, memcheck, sampling
 from kernel_generator.evaluation.case import blamed
 from kernel_generator.evaluation.finalist import axes_of
 from kernel_generator.evaluation.judge import Profile
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.finalist import Finalist
 
 EDGES = "edge sizes"
+TIMED_DRAWS = "draws of timed calls"
 EDGES_S = 6.0
 """Wall time for the edges of one candidate. One that has begun is finished."""
 _IN_ANY_CASE = 3
@@ -72,6 +73,7 @@ def certify(finalist: Finalist) -> Certification:
 
 def _certify(finalist: Finalist) -> Certification:
     edges = try_edges(finalist)
+    edges = replace(edges, checks=(*edges.checks, *_timed_draws(finalist)))
     if edges.failure is not None or not finalist.task.target.is_gpu:
         return edges
     workload = finalist.smallest()
@@ -133,6 +135,17 @@ def try_edges(
         message += f"; {len(left_out)} cannot be run here: {left_out[0]}"
     check = Check(name=EDGES, passed=True if right else None, message=message)
     return Certification((check,), starved=tuple(starved))
+
+
+def _timed_draws(finalist: Finalist) -> tuple[Check, ...]:
+    """Whether a sampler's timed calls were enough to find a wrong one; they were tested already."""
+    if not sampling.is_sampler(finalist.task.definition):
+        return ()
+    draws = finalist.subject.timed_draws.draws
+    if draws >= sampling.TELLING_DRAWS:
+        return (Check(name=TIMED_DRAWS, passed=True, message=f"{draws} tested"),)
+    reason = f"only {draws}: a test needs {sampling.TELLING_DRAWS}"
+    return (Check(name=TIMED_DRAWS, passed=None, message=reason),)
 
 
 def _any_size(workloads: Sequence[Workload]) -> int:

@@ -60,7 +60,7 @@ def check_claims(party: Party, written_bytes: int, clock: Clock, ahead: Ahead) -
             ahead.look_among(expected)
             continue
         if len(walls) >= _LEAST_LONG and unborne is None:
-            return
+            break
         trains.rounds.prepare(party.count, few=True)
         trains.queued_of_nothing(party, len(walls) + 1)
         clock.block(party)
@@ -68,6 +68,7 @@ def check_claims(party: Party, written_bytes: int, clock: Clock, ahead: Ahead) -
         trains.rounds.inspect()
         quiet = sorted(walls)[1:] or walls
         unborne = _contradicted(party, credited_s, quiet, written_bytes, trains)
+    trains.rounds.conclude()
     if unborne is not None:
         raise unborne
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SETTLE_S = 0.001
 """Lets the other implementation's threads go to sleep before the next block."""
-_MOST_OF_NOTHING = 10
+_MOST_OF_NOTHING = 6
 _CALLS_ALONE, _TRAINS_ALONE = 8, 5
 _MOST_QUEUED = 32
 """More calls a block make a round longer, and its figures no better."""
@@ -90,6 +90,7 @@ class Clock:
         """So many calls of a queued party, `most` at most, can be queued: no fewer than now."""
         count = min(party.arena.layout.sets, most)
         while count > party.count:
+            self.trains.rounds.prepare(count, few=True)
             # As for a shorter one, the first makes events and buffers.
             if self.trains.run(party, TrainOrder(count, Train.GATED), gated=True).gated:
                 return count
@@ -105,6 +106,7 @@ class Clock:
             self.trains.rounds.prepare(count)
             figures.append(self.trains.per_call(party, count, Train.SYNCED))
             self.trains.rounds.inspect()
+        self.trains.rounds.conclude()
         return interval(np.array(figures) * 1e6)
 
     def _queue_up(self, party: Party) -> None:

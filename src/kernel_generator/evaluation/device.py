@@ -47,8 +47,9 @@ def gpu_node() -> int:
 
 
 def gpu_environment() -> dict[str, str]:
-    """What makes a child see that GPU alone, whatever its own node's number."""
-    return {"CUDA_VISIBLE_DEVICES": gpu_uuid()}
+    """What makes a child see that GPU alone, whatever its own node's number, and start no threads
+    for the CPU's arithmetic: whenever a child is stopped, each of its threads is looked at."""
+    return {"CUDA_VISIBLE_DEVICES": gpu_uuid(), "OPENBLAS_NUM_THREADS": "1"}
 
 
 @contextmanager

@@ -75,6 +75,7 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
                 stand_still(party)
         rounds.inspect()
         blocks += 1
+    rounds.conclude()
     ahead.look_until_in_time()
     found = {p.name: _series(p, p.per_call_s) for p in parties}
     if plan.against_itself:

@@ -45,7 +45,7 @@ from kernel_generator.evaluation.telemetry import clocks_around, own_processes
 from kernel_generator.evaluation.timing import CANDIDATE
 from kernel_generator.evaluation.toolchain import gpu_name, portable_build_environment
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
-from kernel_generator.evaluation.turn import CPU, timing_turn
+from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
 from kernel_generator.sandbox.orders import Done, Order
 
@@ -154,7 +154,7 @@ class LocalSession:
     def prepare(self) -> None:
         """See `Session.prepare`."""
         try:
-            with self._turn:
+            with self._turn, self._pool.working():
                 self._prepare()
         except (ReferenceFailed, NoWorkloads):
             # A reference killed by `close` looks like one that fails.
@@ -270,12 +270,17 @@ class LocalSession:
         worker = self._pool.take(solution.spec.language.value)
         close = self._pool.stop
         try:
-            answer = worker.prepare(order, self._limits.build_s, built)
+            with self._pool.working():
+                answer = worker.prepare(order, self._limits.build_s, built)
+                if self._device != "cpu" and isinstance(answer, Done):
+                    # What it started while it was loaded waits too.
+                    hold(worker)
             if isinstance(answer, Done):
                 if self._nowhere(solution):
                     return _BUILT_ONLY
-                with turn, self._inputs(profile):
+                with turn, self._pool.working(), self._inputs(profile):
                     verdict = self._judge(worker, order, solution, profile)
+                    self._leave_the_device(worker, verdict)
                 if self._device != "cpu" and verdict.outcome.is_result:
                     # It waits for orders, and what it printed has been read.
                     worker.read_log()
@@ -287,12 +292,20 @@ class LocalSession:
                 if cuda and outcomes.lacks_driver(message):
                     return _BUILT_ONLY
                 verdict = Evaluation(outcome=outcome, message=message)
+                with self._pool.working():
+                    self._leave_the_device(worker, verdict)
+        except Wrong as wrong:
+            verdict = Evaluation(outcome=wrong.outcome, message=wrong.message)
         finally:
             close(worker)
-        if self._device != "cpu" and not verdict.outcome.is_result:
-            wait_until_healthy()
         # Complete now that the child is closed, or has nothing more to say.
         return verdict.model_copy(update={"log": worker.log})
+
+    def _leave_the_device(self, worker: Worker, verdict: Evaluation) -> None:
+        """After a failure: nobody times beside what is still being ended."""
+        if self._device != "cpu" and not verdict.outcome.is_result:
+            self._pool.stop(worker)
+            wait_until_healthy()
 
     def _judge(
         self, worker: Worker, order: Order, solution: Solution, profile: Profile
@@ -349,12 +362,12 @@ class LocalSession:
     def _timing(self) -> Generator[Telemetry | None]:
         """Nobody else times anything on the device meanwhile; its clocks are looked at."""
         if self._device == "cpu":
-            with timing_turn(CPU, lambda: self._pool.closed):
+            with self._pool.turns.timing():
                 yield None
             return
         self._pool.settle()
         with (
-            timing_turn(gpu_uuid(), lambda: self._pool.closed),
+            self._pool.turns.timing(),
             clocks_around(self._library, gpu_uuid(), self._own) as telemetry,
         ):
             yield telemetry

@@ -21,13 +21,14 @@ from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation import warmth
 from kernel_generator.evaluation.device import gpu_environment, gpu_node, gpu_uuid
 from kernel_generator.evaluation.toolchain import build_environment
-from kernel_generator.evaluation.turn import timing_turn
+from kernel_generator.evaluation.turn import CPU, Turns
 from kernel_generator.sandbox.orders import WarmOrder
 from kernel_generator.sandbox.wire import COMPILES, PRELOADED
 from kernel_generator.sandbox.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from kernel_generator.domain.task import Task
     from kernel_generator.sandbox.bounds import Bounds
@@ -57,6 +58,7 @@ class Pool:
         self._task = task
         self._device = device
         self._on_gpu = device != "cpu"
+        self.turns = Turns(gpu_uuid if self._on_gpu else lambda: CPU, lambda: self._closed)
         self._workers: list[Worker] = []
         self._spares: list[Future[Worker]] = []
         """Started, importing or done with that."""
@@ -134,16 +136,39 @@ class Pool:
             environment = build_environment(self._task.target, language)
             return self.start(environment, bounds=self._bounds)
         while True:
-            with self._taking:
-                if not self._ready:
-                    self._ready = self._warmed()
-                worker = self._ready.pop(0)
-            if worker.alive:
+            worker = self._take_ready()
+            if worker is None:
+                self._await_a_spare()
+                # In this order: whoever warms children has its turn, and keeps nobody from it.
+                with self.working(), self._taking:
+                    self._ready = self._ready or self._warmed()
+            elif worker.alive:
                 if self._on_gpu:
                     # On a CPU its imports would take the cores from what is being timed.
                     self.replenish()
                 return worker
-            self.stop(worker)
+            else:
+                self.stop(worker)
+
+    def working(self) -> AbstractContextManager[None]:
+        """Nobody times anything on the GPU meanwhile. A CPU has cores for others' work.
+
+        Raises `SandboxError` where the pool is closed before that.
+        """
+        return self.turns.working() if self._on_gpu else contextlib.nullcontext()
+
+    def _take_ready(self) -> Worker | None:
+        with self._taking:
+            return self._ready.pop(0) if self._ready else None
+
+    def _await_a_spare(self) -> None:
+        """Imports take seconds: no turn is held meanwhile."""
+        with self._lock:
+            if not self._spares:
+                self._spares.append(self._submit(self._start_spare))
+            spares = list(self._spares)
+        while not futures.wait(spares, _LOOK_S, return_when=futures.FIRST_COMPLETED).done:
+            self.check_open()
 
     def _warmed(self) -> list[Worker]:
         """The spares that are there, at least one, with what touches the device done: for all of
@@ -161,9 +186,8 @@ class Pool:
         workers = [spare.result() for spare in started]
         if self._on_gpu:
             order = WarmOrder(self._device, self._launches)
-            with timing_turn(gpu_uuid(), lambda: self._closed):
-                for answer in [self._submit(partial(w.warm, order, _WARM_S)) for w in workers]:
-                    answer.result()
+            for answer in [self._submit(partial(w.warm, order, _WARM_S)) for w in workers]:
+                answer.result()
         return workers
 
     def replenish(self) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _INSPECTED_SHARE = 0.25
 _GLANCED_BYTES = 512
+_GATHERED_BYTES = 64 << 20
+"""What rounds left is compared together, up to this size: each comparison takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Looked:
     """What lay there the moment they were done, likewise."""
     reference: torch.Tensor | None
     """The reference's own sets after its block of the same round; None where it had none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of it."""
+        kinds = 2 if self.reference is None else 3
+        return kinds * self.found.nbytes
 
 
 class Ring:
@@ -79,6 +87,8 @@ class Ring:
         self._found = self._where
         self._answered = 0
         """So many sets of this round the reference has answered in its own ring."""
+        self._gathered: list[Looked] = []
+        self._began = False
 
     def prepare(self, count: int, few: bool = False) -> None:
         """See `timing.Rounds`."""
@@ -127,13 +137,24 @@ class Ring:
         # As they lie in what was found: those that the reference answered, then the others.
         places = range(len(self._chosen))
         answered = [n for n in places if self._chosen[n] < self._answered]
-        for some, by_reference in (
-            (answered, True),
-            ([n for n in places if n not in answered], False),
-        ):
+        others = [n for n in places if n not in answered]
+        for some, by_reference in ((answered, True), (others, False)):
             if some:
-                self._look(some, by_reference)
+                self._gathered.append(self._looked(some, by_reference))
         self._chosen = []
+        held = sum(one.nbytes for one in self._gathered)
+        # Who is wrong from the start is not timed for long.
+        if held >= _GATHERED_BYTES or not self._began:
+            self.conclude()
+        self._began = True
+
+    def conclude(self) -> None:
+        """See `timing.Rounds`. Raises `Wrong`."""
+        gathered, self._gathered = self._gathered, []
+        for by_reference in (True, False):
+            some = [one for one in gathered if (one.reference is not None) == by_reference]
+            if some:
+                self._judge(_together(some))
 
     def prepare_surprise(self, count: int) -> None:
         """See `timing.Rounds`."""
@@ -164,15 +185,22 @@ class Ring:
             return False
         return True
 
-    def _look(self, some: list[int], by_reference: bool) -> None:
+    def _looked(self, some: list[int], by_reference: bool) -> Looked:
         sets = [self._chosen[n] for n in some]
-        self._judge(
-            Looked(
-                self._block.sets[sets],
-                self._found[some],
-                self._reference.arena.sets[sets] if by_reference else None,
-            )
+        return Looked(
+            self._block.sets[sets],
+            self._found[some],
+            self._reference.arena.sets[sets] if by_reference else None,
         )
+
+
+def _together(some: list[Looked]) -> Looked:
+    references = [one.reference for one in some if one.reference is not None]
+    return Looked(
+        torch.cat([one.before for one in some]),
+        torch.cat([one.found for one in some]),
+        torch.cat(references) if references else None,
+    )
 
 
 def _output_bytes(block: Block) -> torch.Tensor:

@@ -26,8 +26,9 @@ BUCKETS = 64
 ENOUGH_DRAWS = 1024
 """16 expected draws a bucket."""
 LEAST_DRAWS = 64
-"""However slow the sampler: with fewer the test says little, and with none only the support is
-checked."""
+"""However slow the sampler: with fewer the test says little."""
+TELLING_DRAWS = 32
+"""With fewer there are two buckets at most, and nothing can be so uneven that it is found wrong."""
 _DRAWS_A_BUCKET = 8
 """Fewer expected draws than this, and neighbouring buckets are merged."""
 _TIE = 1e-6
@@ -137,7 +138,11 @@ class DrawCounter:
             self._counts[order] += np.bincount(buckets, minlength=BUCKETS)
 
     def verdict(self) -> str | None:
-        """A sentence where the draws do not follow the target; None where they may."""
+        """A sentence where the draws do not follow the target; None where they may.
+
+        Few draws can be tested, too: an honest sampler is turned away less than twice in a million
+        tests from 1 to 64 draws (exact sums over the multinomial distribution).
+        """
         buckets = BUCKETS
         while buckets > 2 and self.draws < buckets * _DRAWS_A_BUCKET:
             buckets //= 2

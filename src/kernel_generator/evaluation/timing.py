@@ -155,7 +155,12 @@ class Rounds(Protocol):
         ...
 
     def inspect(self) -> None:
-        """Look at what the round left. What it raises ends the timing."""
+        """Take what the round left to be looked at, now or when it is concluded. What it raises
+        ends the timing."""
+        ...
+
+    def conclude(self) -> None:
+        """Look at what was taken and not looked at yet. What it raises ends the timing."""
         ...
 
     def prepare_surprise(self, count: int) -> None:

@@ -1,8 +1,9 @@
 """One timing at a time on a device, across all processes and users of a machine.
 
-A turn is an advisory lock on a file named after the device; the system gives it back when its
-holder ends, however that is. The files hold nothing, and nothing is ever written to what others
-made: whoever meddles with them can spoil a timing and no more.
+What judges do on a GPU beside timing, they may do at once, but not while one of them times: the
+device would be shared out in slices. A turn is an advisory lock on a file named after the device;
+the system gives it back when its holder ends, however that is. The files hold nothing, and nothing
+is ever written to what others made: whoever meddles with them can spoil a timing and no more.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import re
 import stat
 import tempfile
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 CPU = "cpu"
 """The key of one host's CPU; a GPU's is its UUID."""
 
-_POLL_S = 0.2
+_POLL_S = 0.02
 _KEY = re.compile(r"[\w.-]+", re.ASCII)
 _FOLDER_MODE = 0o1777
 """As the temporary folder's: everybody adds files, nobody takes another's away."""
@@ -42,21 +44,74 @@ def timing_turn(
     should_stop: Callable[[], bool] | None = None,
     folders: Sequence[Path] | None = None,
 ) -> Generator[None]:
-    """Wait until nobody else times anything on the device, then keep it.
+    """Wait until nobody else times anything on the device or works on it, then keep it.
 
     `device_key` is a GPU's UUID, or `CPU`. The wait has no end but `should_stop`, which is asked
-    about every 0.2 s. A second turn on the same device within one process waits for the first.
+    about every 0.02 s. A second turn on the same device within one process waits for the first.
     `folders` are where the locks may lie; the first that can be used is.
 
     Raises `SandboxError` where `should_stop` says so, or no file can be locked.
     """
-    if not _KEY.fullmatch(device_key):
-        raise ValueError(f"'{device_key}' is no device's key")
-    descriptor = _acquire(f"{device_key}.lock", should_stop, folders or lock_folders())
-    try:
+    with _turn(device_key, fcntl.LOCK_EX, should_stop, folders):
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def working_turn(
+    device_key: str,
+    should_stop: Callable[[], bool] | None = None,
+    folders: Sequence[Path] | None = None,
+) -> Generator[None]:
+    """As `timing_turn`, for work that others may do beside it as long as nobody times."""
+    with _turn(device_key, fcntl.LOCK_SH, should_stop, folders):
+        yield
+
+
+class Turns:
+    """The turns of one session's threads on one device."""
+
+    def __init__(self, device_key: Callable[[], str], should_stop: Callable[[], bool]) -> None:
+        """`device_key` tells which device it is, asked when a turn is: see `timing_turn`."""
+        self._key = device_key
+        self._should_stop = should_stop
+        self._mine = threading.local()
+
+    @contextmanager
+    def working(self) -> Generator[None]:
+        """See `working_turn`. Within another of the same thread it is had already."""
+        if self._held is not None:
+            yield
+            return
+        with ExitStack() as stack:
+            stack.enter_context(working_turn(self._key(), self._should_stop))
+            self._mine.stack = stack
+            try:
+                yield
+            finally:
+                self._mine.stack = None
+
+    @contextmanager
+    def timing(self) -> Generator[None]:
+        """See `timing_turn`. A working turn of the same thread is given up for as long."""
+        held = self._held
+        if held is not None:
+            held.close()
+        try:
+            with timing_turn(self._key(), self._should_stop):
+                yield
+        except Exception:
+            self._go_on_working(held)
+            raise
+        # An interrupt waits for nobody.
+        self._go_on_working(held)
+
+    def _go_on_working(self, held: ExitStack | None) -> None:
+        if held is not None:
+            held.enter_context(working_turn(self._key(), self._should_stop))
+
+    @property
+    def _held(self) -> ExitStack | None:
+        return getattr(self._mine, "stack", None)
 
 
 def lock_folders() -> tuple[Path, ...]:
@@ -68,14 +123,44 @@ def lock_folders() -> tuple[Path, ...]:
     return (Path("/tmp/kernel-generator-locks"), own)
 
 
-def _acquire(name: str, should_stop: Callable[[], bool] | None, folders: Sequence[Path]) -> int:
+@contextmanager
+def _turn(
+    device_key: str,
+    mode: int,
+    should_stop: Callable[[], bool] | None,
+    folders: Sequence[Path] | None,
+) -> Generator[None]:
+    if not _KEY.fullmatch(device_key):
+        raise ValueError(f"'{device_key}' is no device's key")
+    folders = folders or lock_folders()
+    with ExitStack() as stack:
+        # Who waits for a timing holds up those that come later: else some would always be working.
+        with _locked(f"{device_key}.next", fcntl.LOCK_EX, should_stop, folders):
+            stack.enter_context(_locked(f"{device_key}.lock", mode, should_stop, folders))
+        yield
+
+
+@contextmanager
+def _locked(
+    name: str, mode: int, should_stop: Callable[[], bool] | None, folders: Sequence[Path]
+) -> Generator[None]:
+    descriptor = _acquire(name, mode, should_stop, folders)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(
+    name: str, mode: int, should_stop: Callable[[], bool] | None, folders: Sequence[Path]
+) -> int:
     while True:
         if should_stop is not None and should_stop():
-            raise SandboxError("the judge's session was closed while it waited to time a kernel")
+            raise SandboxError("the judge's session was closed while it waited for the device")
         # Opened anew each time: a cleaner of temporary files may have taken the name away.
         descriptor = _open(name, folders)
         try:
-            locked = _lock(descriptor)
+            locked = _lock(descriptor, mode)
         except OSError as error:
             os.close(descriptor)
             raise SandboxError(
@@ -88,9 +173,9 @@ def _acquire(name: str, should_stop: Callable[[], bool] | None, folders: Sequenc
         time.sleep(_POLL_S)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, mode: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return os.fstat(descriptor).st_nlink > 0

@@ -10,6 +10,7 @@ from kernel_generator.models.builtin import BUILTIN_COMPILER, BuiltinCompiler
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.directory import DIRECTORY
 from kernel_generator.models.endpoint_model import EndpointModel
+from kernel_generator.models.offline import OFFLINE, OfflineModel
 from kernel_generator.models.protocol import Patience
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def open_model(
     Raises `UnknownName`, `MissingKey`, and `InvalidInput` where host, model, key and settings
     contradict each other.
     """
+    if name == OFFLINE:
+        return OfflineModel()
     if name.startswith("builtin:"):
         return _open_builtin(name, reasoning_effort)
     if max_retries < 0:

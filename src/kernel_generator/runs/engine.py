@@ -1,20 +1,29 @@
 """The one loop: propose, render, ask, read, judge, append; then again.
 
-An attempt is complete before the next is proposed, and `Run.attempts` holds every one of them at
-any moment, so whoever stops a run, for whatever reason, keeps what was finished.
+Each step is in the journal before the next one acts, so that a run which was stopped, for whatever
+reason, can go on. An attempt is complete before the next is proposed, and `Run.attempts` holds
+every one of them at any moment, so whoever stops a run keeps what was finished.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.attempt import Attempt, Candidate
 from kernel_generator.domain.conversation import Finish, Request
-from kernel_generator.domain.errors import KernelGeneratorError, ProviderError
+from kernel_generator.domain.errors import (
+    BudgetSpent,
+    KernelGeneratorError,
+    NeverAnswered,
+    NoWorkloads,
+    ProviderError,
+    ReferenceFailed,
+    ReplyPending,
+    StoreError,
+)
 from kernel_generator.domain.events import (
     Asked,
     Attempted,
@@ -30,20 +39,25 @@ from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
 from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
+from kernel_generator.models.offline import OFFLINE
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
 from kernel_generator.runs.saving import slug
+from kernel_generator.runs.spending import Spending
 from kernel_generator.search.ranking import best_index
 
 if TYPE_CHECKING:
     from flashinfer_bench import Solution
 
+    from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Observer
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Judge, Session
     from kernel_generator.runs.author import Author
+    from kernel_generator.runs.goal import Goal
+    from kernel_generator.runs.journal import Journal
     from kernel_generator.search.strategy import Strategy
 
 MAX_NOT_RUN = 2
@@ -51,20 +65,12 @@ MAX_NOT_RUN = 2
 
 
 @dataclass(frozen=True)
-class Goal:
-    """When a run ends."""
+class _Ending:
+    """Why a run stops here."""
 
-    rounds: int = 5
-    """Most versions asked for."""
-    keep_improving: bool = False
-    """Use the remaining rounds after the first version that passes."""
-    target_speedup: float | None = None
-    """Go on until the speedup over the reference reaches this."""
-
-    @property
-    def improves(self) -> bool:
-        """True where passing alone does not end the run."""
-        return self.keep_improving or self.target_speedup is not None
+    reason: str
+    is_over: bool = True
+    """False where it may go on later."""
 
 
 class Run:
@@ -77,11 +83,15 @@ class Run:
         judge: Judge,
         strategy: Strategy,
         goal: Goal,
+        journal: Journal,
         observer: Observer | None = None,
+        spending: Spending | None = None,
     ) -> None:
-        self.run_id = secrets.token_hex(4)
+        self.run_id = journal.run_id
         self.task = task
         self.attempts: list[Attempt] = []
+        self._journal = journal
+        self._spending = spending or Spending()
         self._author = author
         self._judge = judge
         self._strategy = strategy
@@ -95,11 +105,14 @@ class Run:
         return None if index is None else self.attempts[index]
 
     async def work(self) -> Attempt | None:
-        """Run to the goal or the last round; the best attempt, or None where nothing passed.
+        """Run to the goal or the last round; the best attempt, or None where nothing passed. A run
+        that was stopped goes on where it was; one that has ended does nothing.
 
         Raises `InvalidInput` before anything is asked where the task cannot be worked on here, and
         `ProviderError` (with the attempts made until then) where the provider gave up before
-        anything passed; afterwards that ends the run, and its reason says so.
+        anything passed; afterwards the run stops, and its reason says so. `ReplyPending` where the
+        model is asked elsewhere, `BudgetSpent` where the budget ends it before anything passed,
+        `StoreError` where a step cannot be noted.
         """
         self._tell(
             RunStarted(
@@ -113,10 +126,34 @@ class Run:
                 held_out=len(self.task.held_out),
             )
         )
+        for attempt in self._journal.history.attempts:
+            self.attempts.append(attempt)
+            self._tell(Attempted(attempt, is_best=self.best is attempt))
+        reason = self._journal.history.reason
+        if reason is None:
+            if self._author.model.name == OFFLINE and self._journal.history.pending:
+                # The judge need not be got ready to find that out.
+                raise self._suspended()
+            ended = self._ended()
+            if not ended and self.best is None:
+                # The judge need not be got ready to find that out.
+                self._stop_if(self._spending.exhausted)
+            ending = _Ending(ended) if ended else await self._move_forward()
+            reason = ending.reason
+            if ending.is_over:
+                self._journal.finished(reason)
+        self._tell(RunFinished(self.run_id, reason, self.best))
+        return self.best
+
+    async def _move_forward(self) -> _Ending:
         session = self._judge.open(self.task)
         try:
             # The thread goes on when this is cancelled, until the session is closed below.
-            await asyncio.to_thread(session.prepare)
+            try:
+                await asyncio.to_thread(session.prepare)
+            except (ReferenceFailed, NoWorkloads) as error:
+                self._journal.finished(str(error))
+                raise
             for unusable in session.opened.unusable:
                 self._tell(Notice(f"workload {unusable.workload.uuid}: {unusable.reason}"))
             unusable_ids = {u.workload.uuid for u in session.opened.unusable}
@@ -129,35 +166,62 @@ class Run:
                 floors=session.opened.floors,
                 held_out=len(self.task.held_out),
             )
-            reason = await self._loop(brief, session)
+            return await self._loop(brief, session)
         finally:
             session.close()
-        self._tell(RunFinished(self.run_id, reason, self.best))
-        return self.best
 
-    async def _loop(self, brief: Brief, session: Session) -> str:
-        while len(self.attempts) < self._goal.rounds:
+    async def _loop(self, brief: Brief, session: Session) -> _Ending:
+        while not (reason := self._ended()):
             proposal = self._strategy.propose(self.attempts)
             try:
                 attempt = await self._attempt(brief, session, proposal)
+            except StoreError:
+                # Nothing can be noted any more, how it ended included.
+                raise
+            except BudgetSpent as spent:
+                if self.best is None:
+                    raise
+                return _Ending(str(spent), is_over=False)
+            except ReplyPending as pending:
+                raise self._suspended() from pending
             except KernelGeneratorError as error:
                 # The provider's trouble, say, does not take back what passed before it.
                 if self.best is None:
                     if isinstance(error, ProviderError):
                         error.attempts = tuple(self.attempts)
                     raise
-                return f"stopped with what had passed: {error}"
+                # A provider may answer later; a stored run will not.
+                is_over = isinstance(error, NeverAnswered)
+                return _Ending(f"stopped with what had passed: {error}", is_over)
             if attempt is None:
-                return "the model has nothing further to propose"
+                return _Ending("the model has nothing further to propose")
+            self._journal.attempted(attempt)
             self.attempts.append(attempt)
             self._tell(Attempted(attempt, is_best=self.best is attempt))
-            reason = self._reached(attempt)
-            if reason:
-                return reason
-        return f"all {self._goal.rounds} rounds were used"
+        return _Ending(reason)
+
+    @staticmethod
+    def _stop_if(spent: str) -> None:
+        """Raises `BudgetSpent` where there is a reason that nothing further may begin."""
+        if spent:
+            raise BudgetSpent(spent)
+
+    def _suspended(self) -> ReplyPending:
+        return ReplyPending(
+            f"run {self.run_id} waits for a reply: kernel-generator prompts export {self.run_id} "
+            f"DIR, have it answered there, then: replies import {self.run_id} DIR, and: resume "
+            f"{self.run_id}"
+        )
+
+    def _ended(self) -> str:
+        """Why the run ends here; empty where it goes on."""
+        reason = self._reached(self.attempts[-1]) if self.attempts else ""
+        if not reason and len(self.attempts) >= self._goal.rounds:
+            return f"all {self._goal.rounds} rounds were used"
+        return reason
 
     def _reached(self, attempt: Attempt) -> str:
-        """Why the run ends after this attempt; empty where it goes on."""
+        """Why the last attempt ends the run; empty where it does not."""
         if attempt.outcome is Outcome.BUILT_NOT_RUN:
             return "nothing more can be found out on this machine"
         last = [a.outcome for a in self.attempts[-MAX_NOT_RUN:]]
@@ -170,30 +234,35 @@ class Run:
         if not self._goal.improves:
             return "a version passed on all workloads"
         wanted = self._goal.target_speedup
-        if wanted is not None and (attempt.speedup or 0.0) >= wanted:
+        # What was not promoted is not what is returned.
+        if wanted is not None and attempt is self.best and (attempt.speedup or 0.0) >= wanted:
             return f"the target of {wanted:g}x was reached"
         if attempt.outcome is Outcome.CORRECT_NOT_MEASURED:
             return "a version is correct; without a measurement none can be called faster"
         return ""
 
     async def _attempt(self, brief: Brief, session: Session, proposal: Proposal) -> Attempt | None:
-        request = Request(
-            messages=render(brief, proposal, self.attempts),
-            brief=brief,
-            proposal=proposal,
-            sampling=self._author.sampling,
-        )
-        self._tell(Asked(proposal))
-        reply = await self._author.model.ask(request)
-        self._tell(Replied(proposal, reply))
+        known = self._journal.history.of_proposal(proposal)
+        reply = known.reply or await self._ask(brief, proposal)
         if reply.finish is Finish.EXHAUSTED:
             return None
         name = solution_name(self.task, self._author.model.name, self.run_id, proposal)
-        solution = read_solution(reply, brief, proposal, self._author.model.name, name)
-        if isinstance(solution, Unreadable):
-            return Attempt(proposal, reply, solution.outcome, solution.reason)
-        self._tell(Evaluating(proposal, solution.name))
-        evaluation = await asyncio.to_thread(self._evaluate, session, solution)
+        solution = known.solution
+        if solution is None:
+            # What was answered elsewhere has an author of its own.
+            author = self._author.model.name
+            author = reply.model if author == OFFLINE else author
+            read = read_solution(reply, brief, proposal, author, name)
+            if isinstance(read, Unreadable):
+                return Attempt(proposal, reply, read.outcome, read.reason)
+            self._journal.proposed(proposal, solution := read)
+        evaluation = known.evaluation
+        if evaluation is None:
+            self._stop_if(self._spending.out_of_time)
+            self._tell(Evaluating(proposal, solution.name))
+            evaluation = await asyncio.to_thread(self._evaluate, session, solution)
+            self._journal.judged(proposal, evaluation)
+            self._spending.judged(evaluation)
         noted = describe(solution, self.task, self.run_id, proposal, evaluation)
         return Attempt(
             proposal=proposal,
@@ -203,6 +272,22 @@ class Run:
             candidate=Candidate(noted, proposal),
             evaluation=evaluation,
         )
+
+    async def _ask(self, brief: Brief, proposal: Proposal) -> Reply:
+        request = Request(
+            messages=render(brief, proposal, self.attempts),
+            brief=brief,
+            proposal=proposal,
+            sampling=self._author.sampling,
+        )
+        self._stop_if(self._spending.exhausted)
+        self._journal.asking(proposal, request)
+        self._tell(Asked(proposal))
+        reply = self._spending.priced(await self._author.model.ask(request))
+        self._journal.replied(proposal, reply)
+        self._spending.replied(reply)
+        self._tell(Replied(proposal, reply))
+        return reply
 
     def _evaluate(self, session: Session, solution: Solution) -> Evaluation:
         """Judge a version: certify the first that passes, and whatever then beats the best one."""

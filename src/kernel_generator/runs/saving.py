@@ -78,7 +78,7 @@ def save_solution(
     try:
         with _lock(root):
             written = _with_free_name(solution, root)
-            traces = _traces(written, traceset, evaluation)
+            traces = traces_of(written, traceset, evaluation)
             path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
             try:
                 _append(_trace_file(root, definition), traces)
@@ -119,7 +119,7 @@ def save_traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation) 
     root = check_writable(traceset)
     check_known(solution, traceset)
     definition = definition_of(traceset, solution.definition)
-    traces = _traces(solution, traceset, evaluation)
+    traces = traces_of(solution, traceset, evaluation)
     file = _trace_file(root, definition)
     try:
         with _lock(root):
@@ -228,7 +228,8 @@ def _append(path: Path, traces: Sequence[Trace]) -> None:
             raise
 
 
-def _traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation | None) -> list[Trace]:
+def traces_of(solution: Solution, traceset: TraceSet, evaluation: Evaluation | None) -> list[Trace]:
+    """The measured workloads that the trace set has, as FlashInfer-Bench records them."""
     if evaluation is None or evaluation.outcome is not Outcome.PASSED:
         return []
     known = traceset.workloads.get(solution.definition, [])

@@ -50,6 +50,7 @@ class Kind(IntEnum):
     DONE = 101
     FAILED = 102
     QUEUED = 103
+    FINISHED = 104
 
 
 class Train(IntEnum):
@@ -59,8 +60,9 @@ class Train(IntEnum):
     """Back to back, then one synchronisation. The judge's clock spans it."""
     GATED = 1
     """CUDA only: queued behind the arena's gate with the L2 flushed before each call and events
-    around it, reported as QUEUED, then waited for. The judge's clock runs from the gate's opening,
-    and the inputs are written just before: nothing can be computed ahead."""
+    around it, reported as QUEUED, then waited for, and reported as FINISHED before the events are
+    read. The judge's clock runs from the gate's opening until then, and the inputs are written just
+    before: nothing can be computed ahead."""
     SYNCED = 2
     """Each call followed by a synchronisation: what a caller waits for."""
     EMPTY = 3

@@ -221,8 +221,21 @@ class Worker:
                 return self._read(late, began)
         elif not isinstance(queued, wire.Frame) or queued.kind != Kind.QUEUED:
             return self._read(queued, began)
-        answer = self._read(self._next(timeout), began, settle)
-        return replace(answer, gated=queued is not None) if isinstance(answer, Done) else answer
+        finished = self._next(timeout)
+        if not isinstance(finished, wire.Frame) or finished.kind != Kind.FINISHED:
+            return self._read(finished, began)
+        try:
+            if settle is not None:
+                settle()
+        except BaseException:
+            # With an answer outstanding: the next one would be taken for it.
+            self._kill()
+            raise
+        wall_s = time.perf_counter() - began
+        answer = self._read(self._next(timeout), began)
+        if isinstance(answer, Done):
+            return replace(answer, wall_s=wall_s, gated=queued is not None)
+        return answer
 
     def run_apart(self, slot: int, timeout: float) -> Answer:
         """One call on copies of the tensors, each in an allocation of its own: what is touched

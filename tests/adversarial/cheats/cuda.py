@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernel_generator.domain.outcome import Outcome
 from tests.adversarial.definitions import GEMM, NORM, honestly
-from tests.adversarial.records import UNSTEADY, WRONG, Cheat, Neutralised, Rejected
+from tests.adversarial.records import FOUND_OUT, UNSTEADY, WRONG, Cheat, Neutralised, Rejected
 from tests.adversarial.sources import CUDA_BODY, cuda
 
 CLAIM = "a claim is credited only where the judge's clock bears it out"
@@ -58,7 +58,8 @@ if library:
         + "torch.cuda.Stream.synchronize = lambda self: None\n"
         + "\n\ndef run(A, B):\n    return honest(A, B)\n",
         device="cuda",
-        ends=Neutralised(),
+        # What is not complete has no time that could be read.
+        ends=Neutralised(found_out=FOUND_OUT | {Outcome.RUNTIME_ERROR}),
         stopped_by=AS_SOON + "; " + CLAIM,
     ),
     Cheat(

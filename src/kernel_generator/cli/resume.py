@@ -1,0 +1,192 @@
+"""`kernel-generator resume`: runs go on where they were stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kernel_generator.cli.console import to_stderr, warn_of
+from kernel_generator.cli.exits import Exit
+from kernel_generator.cli.options import (
+    BaseUrlOption,
+    JsonEventsOption,
+    JsonOption,
+    MaxDeviceMinutesOption,
+    MaxMinutesOption,
+    MaxTokensOption,
+    MaxUsdOption,
+    PriceOption,
+    StoreOption,
+)
+
+if TYPE_CHECKING:
+    from flashinfer_bench import TraceSet
+
+    from kernel_generator.cli.campaign import Campaign
+    from kernel_generator.domain.events import Observer
+    from kernel_generator.reporting.progress import Progress
+    from kernel_generator.reporting.tables import Row
+    from kernel_generator.runs.journal import KnownRun
+    from kernel_generator.runs.spending import Spending
+    from kernel_generator.runs.store import Store
+
+_WORST_LAST = (Exit.SOLVED, Exit.UNSOLVED, Exit.PROVIDER, Exit.INTERRUPTED)
+
+
+def resume(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="The run's id, as `runs` lists it."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All runs that have not ended, oldest first.")
+    ] = False,
+    base_url: BaseUrlOption = None,
+    traceset: Annotated[
+        Path | None,
+        typer.Option(
+            "--traceset",
+            metavar="DIR",
+            help="Where the run's trace set is now, if it was moved.",
+            show_default=False,
+        ),
+    ] = None,
+    max_usd: MaxUsdOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_minutes: MaxMinutesOption = None,
+    max_device_minutes: MaxDeviceMinutesOption = None,
+    price: PriceOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+    json_events: JsonEventsOption = False,
+) -> int:
+    """Go on with runs that were stopped: no stored reply is asked for again."""
+    from kernel_generator.cli.budgets import budget_of, price_of
+    from kernel_generator.cli.optimize import check_outputs, conclude, observer_of
+    from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError
+    from kernel_generator.reporting.progress import Progress
+    from kernel_generator.reporting.tables import Row
+    from kernel_generator.runs.journal import known_run, known_runs
+    from kernel_generator.runs.spending import Spending
+    from kernel_generator.runs.store import Store
+
+    if (run is None) is not every:
+        raise InvalidInput("name a run, or give --all")
+    check_outputs(as_json, json_events)
+    spending = Spending(
+        budget_of(max_usd, max_tokens, max_minutes, max_device_minutes), price_of(price)
+    )
+    kept = Store(store)
+    progress = Progress(to_stderr())
+    if run is not None:
+        chosen = [known_run(kept, run)]
+    else:
+        found, problems = known_runs(kept)
+        chosen = [one for one in found if not one.is_over]
+        for problem in problems:
+            progress.line(f"error: {problem}")
+    observer = observer_of(progress, json_events)
+    means = _Means(kept, base_url, traceset, spending, progress, observer)
+    rows: list[Row] = []
+    codes = [Exit.SOLVED]
+    for one in chosen:
+        try:
+            made, code = _go_on(known_run(kept, one.run_id), means)
+        except KernelGeneratorError as error:
+            if run is not None:
+                raise
+            progress.line(f"run {one.run_id}: error: {error}")
+            made = [Row(one.settings.definition, "", "FAILED", message=str(error))]
+            code = Exit.UNSOLVED
+        except KeyboardInterrupt:
+            made, code = [], Exit.INTERRUPTED
+        rows += made
+        codes.append(code)
+        if code is Exit.INTERRUPTED:
+            break
+    if not chosen:
+        progress.line("no run waits to go on")
+    conclude(rows, progress, len(chosen), as_json, json_events)
+    return max(codes, key=_WORST_LAST.index)
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What runs go on with."""
+
+    store: Store
+    base_url: str | None
+    traceset: Path | None
+    """Where it was moved to, if it was."""
+    spending: Spending
+    progress: Progress
+    observer: Observer
+    """Who is told of events, the progress among them."""
+
+
+def _go_on(run: KnownRun, means: _Means) -> tuple[list[Row], Exit]:
+    """A line of the closing table, and how it ended. Raises `InvalidInput` where its trace set or
+    its model is gone, and what saving raises."""
+    from kernel_generator.generator import save_result
+    from kernel_generator.reporting.tables import Row
+
+    definition, best = run.settings.definition, run.history.best
+    if run.is_over:
+        means.progress.line(f"run {run.run_id} has ended: {run.state}")
+        if best is None:
+            return [Row(definition, "", "FAILED", message=run.state)], Exit.UNSOLVED
+        saved = run.history.saved
+    elif run.history.reason is not None:
+        saved = str(save_result(run, means.store, _traceset(run, means.traceset)))
+        means.progress.line(f"  saved {saved}")
+    else:
+        campaign = _campaign(run, means)
+        code = campaign.work([definition], run.run_id)
+        return campaign.rows, code
+    evaluation = best.evaluation if best is not None else None
+    outcome = best.outcome.value if best is not None else ""
+    return [Row(definition, "", outcome, evaluation=evaluation, file=saved)], Exit.SOLVED
+
+
+def _traceset(run: KnownRun, moved: Path | None) -> TraceSet:
+    """Where it was begun, or where that was moved to. Raises `InvalidInput`."""
+    from kernel_generator.domain.errors import InvalidInput, TraceSetError
+    from kernel_generator.generator import writable_root
+    from kernel_generator.runs.tracesets import definition_of, load_traceset
+
+    path = moved or run.settings.traceset
+    if path is None:
+        raise InvalidInput(f"run {run.run_id} was begun on a trace set that was never on disk")
+    try:
+        traceset, problems = load_traceset(path)
+    except TraceSetError as error:
+        raise InvalidInput(f"{error}; where it was moved, say so with --traceset DIR") from error
+    warn_of(problems)
+    definition_of(traceset, run.settings.definition)
+    writable_root(traceset)
+    return traceset
+
+
+def _campaign(run: KnownRun, means: _Means) -> Campaign:
+    """What moves a run forward. Raises `InvalidInput` where its trace set or model is gone."""
+    from kernel_generator.cli.campaign import Campaign
+    from kernel_generator.generator import KernelGenerator
+
+    settings, traceset = run.settings, _traceset(run, means.traceset)
+    generator = KernelGenerator(
+        settings.model,
+        settings.language,
+        settings.target,
+        base_url=means.base_url,
+        reasoning_effort=settings.reasoning_effort,
+        dialect=settings.dialect,
+        on_event=means.observer,
+        isolation=settings.isolation,
+        store=means.store.path,
+        budget=means.spending,
+    )
+    generator.check_isolation()
+    return Campaign(generator, traceset, settings.goal, means.progress)

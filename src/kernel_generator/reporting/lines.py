@@ -1,0 +1,51 @@
+"""Events as lines of JSON, for programs that follow a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO
+
+from pydantic_core import to_jsonable_python
+
+from kernel_generator.domain.events import RunStarted, SamplingStarted
+
+if TYPE_CHECKING:
+    from kernel_generator.domain.events import Event, Observer
+
+
+class EventLines:
+    """An observer that writes one line for each event, at once.
+
+    `event` is the kind ('run_started', 'attempted', ...), `at` the time (ISO 8601, UTC), `run` the
+    run's id, where one has begun; the other fields are the event's own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._run: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write it."""
+        if isinstance(event, RunStarted | SamplingStarted):
+            self._run = event.run_id
+        line = {
+            "event": re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower(),
+            "at": datetime.now(UTC).isoformat(),
+            "run": self._run,
+            **to_jsonable_python(event, inf_nan_mode="strings"),
+        }
+        # What is not ASCII is escaped: a reply may hold what no encoding has.
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+
+def each(*observers: Observer) -> Observer:
+    """One observer that tells several, in order."""
+
+    def tell(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return tell

@@ -1,0 +1,59 @@
+"""The store's tables, and the numbered steps that lead from one version of them to the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+metadata = MetaData()
+
+about = Table(
+    "about",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""What holds for the whole store: 'version'."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("began", String, nullable=False),
+    Column("settings", Text, nullable=False),
+)
+"""One row a run; settings are JSON."""
+
+texts = Table(
+    "texts",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("text", Text, nullable=False),
+)
+"""Large texts as JSON strings, each stored once under its own hash."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("run", ForeignKey("runs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("document", Text, nullable=False),
+)
+"""What happened in a run, numbered from 1; documents are JSON that names texts by their hash."""
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+"""Step n makes version n + 1 out of version n. A published step is never changed."""
+VERSION = len(MIGRATIONS)

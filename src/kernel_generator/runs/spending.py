@@ -1,0 +1,81 @@
+"""What runs that share a budget have spent, and whether they may go on.
+
+Asked before each request and each evaluation: what is under way when a limit is reached is finished
+and counted, and nothing further begins. A reply that was paid for is judged, whatever it cost: that
+takes time alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kernel_generator.domain.budget import Budget
+
+if TYPE_CHECKING:
+    from kernel_generator.domain.budget import Price
+    from kernel_generator.domain.conversation import Reply
+    from kernel_generator.domain.evaluation import Evaluation
+
+
+class Spending:
+    """Counts what is spent; the wall clock runs from its making."""
+
+    def __init__(self, budget: Budget | None = None, price: Price | None = None) -> None:
+        self._budget = budget or Budget()
+        self._price = price
+        self._began = time.monotonic()
+        self.usd = 0.0
+        self.tokens = 0
+        self.device_s = 0.0
+        self.unpriced = ""
+        """The model of a reply whose price nobody knows; empty where there was none."""
+
+    def priced(self, reply: Reply) -> Reply:
+        """The reply with its cost by the stated price, where no table knew it."""
+        if reply.cost_usd is not None or self._price is None or reply.usage is None:
+            return reply
+        return replace(reply, cost_usd=self._price.of(reply.usage))
+
+    def replied(self, reply: Reply) -> None:
+        """Count a reply."""
+        if reply.cost_usd is None:
+            self.unpriced = self.unpriced or reply.model
+        self.usd += reply.cost_usd or 0.0
+        if reply.usage is not None:
+            self.tokens += reply.usage.prompt + reply.usage.completion
+
+    def judged(self, evaluation: Evaluation) -> None:
+        """Count an evaluation."""
+        self.device_s += evaluation.seconds
+
+    @property
+    def exhausted(self) -> str:
+        """Why no model may be asked any more; empty where it may."""
+        budget = self._budget
+        if budget.usd is not None and self.unpriced:
+            return (
+                f"the price of '{self.unpriced}' is not known, so a budget of ${budget.usd:g} "
+                "cannot be kept to: state it with --price PROMPT,COMPLETION"
+            )
+        if budget.usd is not None and self.usd >= budget.usd:
+            return _spent(f"${self.usd:.4f} of ${budget.usd:g}")
+        if budget.tokens is not None and self.tokens >= budget.tokens:
+            return _spent(f"{self.tokens} of {budget.tokens} tokens")
+        return self.out_of_time
+
+    @property
+    def out_of_time(self) -> str:
+        """Why nothing may be judged any more; empty where it may."""
+        budget, wall_s = self._budget, time.monotonic() - self._began
+        if budget.device_s is not None and self.device_s >= budget.device_s:
+            told = f"{self.device_s:.0f} of {budget.device_s:.0f} s of the judge's time"
+            return _spent(told)
+        if budget.wall_s is not None and wall_s >= budget.wall_s:
+            return _spent(f"{wall_s:.0f} of {budget.wall_s:.0f} s")
+        return ""
+
+
+def _spent(told: str) -> str:
+    return f"the budget is spent: {told}"

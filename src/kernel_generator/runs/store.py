@@ -1,0 +1,373 @@
+"""The event store: what happened in every run, on disk before anything acts on it.
+
+Guarantees that an event which was appended is there after a crash of the program or the machine,
+whole or not at all, and that several programs may use one store at once. A file that is damaged is
+left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import os
+import re
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+from filelock import FileLock, Timeout
+from sqlalchemy import create_engine, event, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+
+from kernel_generator.domain.errors import InvalidInput, RunBusy, StoreError, UnknownName
+from kernel_generator.runs import schema
+from kernel_generator.runs.bundle import Bundle, BundledEvent, text_key
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from sqlalchemy import Connection, Engine, Select
+
+VARIABLE = "KERNEL_GENERATOR_STORE"
+"""The environment variable that says where the store is."""
+_FILE = "runs.db"
+_WAIT_S = 30.0
+"""So long another program's transaction is waited for; one takes milliseconds."""
+_ID = re.compile(r"\w+", re.ASCII)
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+"""What is set for each connection. FULL: an event outlives the machine's crash too."""
+_FULL, _READ_ONLY, _LOCKED = "full", "readonly", "locked"
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it was begun."""
+
+    run_id: str
+    began: str
+    """ISO 8601, UTC."""
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One thing that happened."""
+
+    number: int
+    at: str
+    kind: str
+    document: dict[str, Any]
+    """Large texts are in their place again."""
+
+
+def default_path() -> Path:
+    """Where the store is: `KERNEL_GENERATOR_STORE`, else the platform's folder for data."""
+    named = os.environ.get(VARIABLE, "").strip()
+    if named:
+        return Path(named).expanduser()
+    return Path(platformdirs.user_data_path("kernel-generator")) / _FILE
+
+
+class Store:
+    """One file. Safe to use from several threads and programs."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Open the store at `path`, or make it; None: at its usual place. An older one is brought
+        up to date.
+
+        Raises `StoreError` where it cannot be read or written, is damaged (a copy is made first),
+        or was written by a newer version of this program.
+        """
+        self.path = (path or default_path()).expanduser().resolve()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"no store of runs can be kept at '{self.path}': {error.strerror}; name another "
+                f"place with --store or {VARIABLE}"
+            ) from error
+        if self.path.is_dir():
+            raise StoreError(f"the store of runs '{self.path}' is a folder: name a file")
+        _check(self.path)
+        self._engine = _engine(self.path)
+        with self._transaction() as connection:
+            _migrate(connection, self.path)
+
+    # -- runs -----------------------------------------------------------------------------------
+
+    def begin(self, run_id: str, settings: Mapping[str, Any]) -> None:
+        """Note a run before its first event. Raises `StoreError`."""
+        row = {"id": run_id, "began": _now(), "settings": json.dumps(settings)}
+        with self._transaction() as connection:
+            connection.execute(insert(schema.runs).values(row))
+
+    def runs(self) -> list[StoredRun]:
+        """All runs, oldest first. Raises `StoreError`."""
+        with self._transaction(reads=True) as connection:
+            rows = connection.execute(select(schema.runs).order_by(schema.runs.c.began)).all()
+        return [StoredRun(row.id, row.began, json.loads(row.settings)) for row in rows]
+
+    def find(self, run_id: str) -> StoredRun:
+        """The run of that id. Raises `UnknownName` with the closest ones, and `StoreError`."""
+        with self._transaction(reads=True) as connection:
+            query = select(schema.runs).where(schema.runs.c.id == run_id)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise UnknownName("run", run_id, [run.run_id for run in reversed(self.runs())])
+        return StoredRun(row.id, row.began, json.loads(row.settings))
+
+    @contextlib.contextmanager
+    def working_on(self, run_id: str) -> Generator[None]:
+        """Nobody else moves the run forward meanwhile. Raises `RunBusy`."""
+        if not _ID.fullmatch(run_id):
+            raise UnknownName("run", run_id, ())
+        folder = self.path.with_name(f"{self.path.name}.locks")
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = FileLock(folder / f"{run_id}.lock")
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunBusy(
+                f"run {run_id} is being worked on by another program: wait for it, or stop it"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"'{folder}' cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def append(
+        self,
+        run_id: str,
+        kind: str,
+        document: Mapping[str, Any],
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note what happened, for good once this returns. `texts` are large parts of the document,
+        by name. Raises `StoreError`."""
+        # As JSON, which holds what UTF-8 does not: a reply may have half a surrogate pair.
+        held = {name: json.dumps(text) for name, text in (texts or {}).items()}
+        hashes = {name: text_key(text) for name, text in held.items()}
+        of_run = schema.events.c.run == run_id
+        last = select(func.coalesce(func.max(schema.events.c.number), 0)).where(of_run)
+        with self._transaction() as connection:
+            for name, text in held.items():
+                row = {"sha256": hashes[name], "text": text}
+                connection.execute(insert_or(schema.texts).values(row).on_conflict_do_nothing())
+            row = {
+                "run": run_id,
+                "number": connection.execute(last).scalar_one() + 1,
+                "at": _now(),
+                "kind": kind,
+                "document": json.dumps({**document, "texts": hashes}),
+            }
+            connection.execute(insert(schema.events).values(row))
+
+    def events(self, run_id: str) -> list[StoredEvent]:
+        """What happened in a run, in order. Raises `StoreError`."""
+        found: list[StoredEvent] = []
+        with self._transaction(reads=True) as connection:
+            for row in connection.execute(_events_of(run_id)).all():
+                document = json.loads(row.document)
+                for name, key in document.pop("texts").items():
+                    document[name] = self._text(connection, key)
+                found.append(StoredEvent(row.number, row.at, row.kind, document))
+        return found
+
+    # -- copies ---------------------------------------------------------------------------------
+
+    def bundled(self, run_id: str) -> Bundle:
+        """All that is known of a run. Raises `UnknownName`, `StoreError`."""
+        run = self.find(run_id)
+        with self._transaction(reads=True) as connection:
+            events = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
+            keys = {key for event in events for key in event.document["texts"].values()}
+            texts = {key: self._held(connection, key) for key in sorted(keys)}
+        return Bundle(
+            run_id=run_id,
+            began=run.began,
+            settings=run.settings,
+            events=tuple(events),
+            texts=texts,
+        )
+
+    def take_in(self, bundle: Bundle) -> bool:
+        """Keep a run that another store had, whose bundle is whole. False where all of it is here
+        already; where its beginning is, the rest is added.
+
+        Raises `InvalidInput` where the run here went on otherwise, and `StoreError`.
+        """
+        run_id, texts = bundle.run_id, bundle.texts
+        with self._transaction() as connection:
+            known = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
+            shared = min(len(known), len(bundle.events))
+            if known[:shared] != list(bundle.events[:shared]):
+                raise InvalidInput(
+                    f"the store has a run {run_id} that went on otherwise: import it into another "
+                    "store, with --store"
+                )
+            row = {
+                "id": run_id,
+                "began": bundle.began,
+                "settings": json.dumps(bundle.settings),
+            }
+            added = connection.execute(
+                insert_or(schema.runs).values(row).on_conflict_do_nothing()
+            ).rowcount
+            for key, text in texts.items():
+                row = {"sha256": key, "text": text}
+                connection.execute(insert_or(schema.texts).values(row).on_conflict_do_nothing())
+            for number, event in enumerate(bundle.events[shared:], start=shared + 1):
+                row = {
+                    "run": run_id,
+                    "number": number,
+                    "at": event.at,
+                    "kind": event.kind,
+                    "document": json.dumps(event.document),
+                }
+                connection.execute(insert(schema.events).values(row))
+        return bool(added) or len(bundle.events) > shared
+
+    def _text(self, connection: Connection, key: str) -> str:
+        return json.loads(self._held(connection, key))
+
+    def _held(self, connection: Connection, key: str) -> str:
+        query = select(schema.texts.c.text).where(schema.texts.c.sha256 == key)
+        text = connection.execute(query).scalar_one_or_none()
+        if text is None or text_key(text) != key:
+            raise StoreError(
+                f"a text in the store of runs '{self.path}' is missing or was altered ({key[:12]})"
+            )
+        return text
+
+    # -- the database ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self, reads: bool = False) -> Generator[Connection]:
+        try:
+            connected = self._engine.connect().execution_options(reads=reads)
+            with connected as connection, connection.begin():
+                yield connection
+        except IntegrityError as error:
+            raise StoreError(f"'{self.path}' has no such run, or has it already") from error
+        except OperationalError as error:
+            raise StoreError(self._trouble(str(error.orig))) from error
+        except DatabaseError as error:
+            raise StoreError(_damaged(self.path, str(error.orig))) from error
+
+    def _trouble(self, reason: str) -> str:
+        at = f"the store of runs '{self.path}'"
+        if _LOCKED in reason:
+            return f"{at} has been locked by another program for {_WAIT_S:g} s: try again"
+        if _FULL in reason:
+            return f"{at} cannot grow, the disk is full: free some space, then resume the run"
+        if _READ_ONLY in reason:
+            return f"{at} is read-only: name another place with --store or {VARIABLE}"
+        return f"{at} cannot be used: {reason}; name another place with --store or {VARIABLE}"
+
+    def close(self) -> None:
+        """Let go of the file. Safe to call twice."""
+        self._engine.dispose()
+
+
+def _engine(path: Path) -> Engine:
+    address = URL.create("sqlite+pysqlite", database=str(path))
+    engine = create_engine(address, connect_args={"timeout": _WAIT_S})
+
+    def connected(connection: Any, _: object) -> None:
+        # SQLAlchemy begins transactions, not the driver.
+        connection.isolation_level = None
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    def begun(connection: Connection) -> None:
+        # What is to write begins so: two that had both begun to read could not both go on to write.
+        reads = connection.get_execution_options().get("reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    return engine
+
+
+def _check(path: Path) -> None:
+    """Raises `StoreError` where the file is damaged. Nothing is opened for writing before: that
+    would change it."""
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
+            (verdict,) = found.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"the store of runs '{path}' cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError(_damaged(path, str(error))) from error
+    if verdict != "ok":
+        raise StoreError(_damaged(path, verdict))
+
+
+def _migrate(connection: Connection, path: Path) -> None:
+    tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+    version = 0
+    if "about" in tables:
+        query = select(schema.about.c.value).where(schema.about.c.name == "version")
+        version = int(connection.execute(query).scalar_one())
+    elif tables:
+        raise StoreError(f"'{path}' is a database, but no store of runs: name another file")
+    if version > schema.VERSION:
+        raise StoreError(
+            f"the store of runs '{path}' was written by a newer kernel-generator (version "
+            f"{version}, this one reads up to {schema.VERSION}): upgrade, or name another store"
+        )
+    for step in schema.MIGRATIONS[version:]:
+        step(connection)
+    if version == 0:
+        connection.execute(insert(schema.about).values(name="version", value=str(schema.VERSION)))
+    elif version < schema.VERSION:
+        here = schema.about.c.name == "version"
+        connection.execute(update(schema.about).where(here).values(value=str(schema.VERSION)))
+
+
+def _damaged(path: Path, reason: str) -> str:
+    """Copy the file, unless that was done before, and say so."""
+    told = f"the store of runs '{path}' is damaged ({' '.join(reason.split())})"
+    backup = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    # The latest transactions are beside it.
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        copies = sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"))
+        known = next((one for one in copies if filecmp.cmp(one, path, shallow=False)), None)
+        if known is None:
+            shutil.copyfile(path, backup)
+            if log.exists():
+                shutil.copyfile(log, backup.with_name(f"{backup.name}-wal"))
+        backup = known or backup
+    except OSError as error:
+        return f"{told}, and cannot be copied: {error.strerror}; move it away before you go on"
+    return (
+        f"{told}; it was left as it is and copied to '{backup}': recover what can be had with "
+        "sqlite3's .recover, or move it away to begin a new one"
+    )
+
+
+def _events_of(run_id: str) -> Select[Any]:
+    of_run = schema.events.c.run == run_id
+    return select(schema.events).where(of_run).order_by(schema.events.c.number)
+
+
+def _bundled(row: Any) -> BundledEvent:
+    return BundledEvent(at=row.at, kind=row.kind, document=json.loads(row.document))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,192 @@
+"""A run's journal: what was noted is what is found when the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kernel_generator.domain.attempt import Attempt, Candidate
+from kernel_generator.domain.conversation import Finish, Reply, Usage
+from kernel_generator.domain.errors import StoreError
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.domain.proposal import Proposal, Purpose
+from kernel_generator.domain.target import TARGETS
+from kernel_generator.evaluation.judge import Opened
+from kernel_generator.generator import make_task
+from kernel_generator.models.scripted import ScriptedModel
+from kernel_generator.runs.author import Author
+from kernel_generator.runs.engine import Run
+from kernel_generator.runs.goal import Goal
+from kernel_generator.runs.journal import Journal, RunSettings, fingerprints, known_run
+from kernel_generator.runs.store import Store
+from kernel_generator.search.refine import Refine
+from tests.runs.sets import RIGHT, WRONG, a_solution, a_traceset, an_evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from flashinfer_bench import Solution
+
+    from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.judge import Profile
+    from kernel_generator.models.scripted import Line
+
+
+class Recorded:
+    """A judge and its session whose verdicts are known beforehand. Simulated."""
+
+    def __init__(self, *verdicts: Evaluation) -> None:
+        self.opened = Opened()
+        self.judged: list[str] = []
+        self._verdicts = list(verdicts)
+
+    def open(self, task: Task) -> Recorded:
+        del task
+        return self
+
+    def prepare(self) -> None:
+        pass
+
+    def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
+        del profile
+        self.judged.append(solution.name)
+        return self._verdicts.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    traceset = a_traceset(tmp_path / "set")
+    return make_task(traceset, traceset.definitions["scale_add"], TARGETS["CPU"], "python")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Generator[Store]:
+    found = Store(tmp_path / "runs.db")
+    yield found
+    found.close()
+
+
+def settings(task: Task) -> RunSettings:
+    return RunSettings(
+        definition=task.definition.name,
+        traceset=None,
+        model="scripted",
+        language="python",
+        target="CPU",
+        rounds=3,
+        strategy="refine",
+        isolation="strict",
+        program="1",
+        fingerprints=fingerprints(task),
+    )
+
+
+def works(task: Task, journal: Journal, judge: Recorded, *replies: Line) -> tuple[Run, int]:
+    """A run that was worked on until it ended or failed, and how often it asked."""
+    model = ScriptedModel(list(replies))
+    run = Run(task, Author(model), judge, Refine(), Goal(3, keep_improving=True), journal)
+    with journal.held():
+        asyncio.run(run.work())
+    return run, len(model.asked)
+
+
+def noted(store: Store, run_id: str) -> list[str]:
+    return [event.kind for event in store.events(run_id)]
+
+
+def test_attempts_are_found_as_they_were(task: Task, store: Store) -> None:
+    journal = Journal.begin(store, settings(task))
+    reply = Reply("text", Finish.COMPLETE, "a-model", Usage(5, 1, 7, 2), None, 1.5, "detail")
+    proposal = Proposal(Purpose.REPAIR, 2, parent=0)
+    first = Attempt(Proposal(Purpose.DRAFT, 1), reply, Outcome.EMPTY_REPLY, "nothing in it")
+    verdict = an_evaluation(speedup=float("nan"))
+    solution = a_solution("a\u202ename\0")
+    second = Attempt(proposal, reply, verdict.outcome, "", Candidate(solution, proposal), verdict)
+    for attempt in (first, second):
+        journal.replied(attempt.proposal, reply)
+        if attempt.evaluation is not None:
+            journal.proposed(attempt.proposal, solution)
+            journal.judged(attempt.proposal, attempt.evaluation)
+        journal.attempted(attempt)
+    found = known_run(store, journal.run_id)
+    assert repr(found.history.attempts) == repr([first, second])
+    assert found.history.usage == Usage(10, 2, 14, 4)
+    assert found.history.cost_usd is None
+    assert found.settings == settings(task)
+    assert not found.is_over
+
+
+def test_a_run_without_a_store_notes_nothing_and_runs(task: Task) -> None:
+    run, asked = works(task, Journal(), Recorded(*[an_evaluation()] * 6), RIGHT, RIGHT, RIGHT)
+    assert run.best is not None
+    assert asked == 3
+
+
+def test_each_step_is_noted_before_the_next_one_acts(task: Task, store: Store) -> None:
+    journal = Journal.begin(store, settings(task))
+
+    class Looks(Recorded):
+        def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
+            seen.append(noted(store, journal.run_id))
+            return super().evaluate(solution, profile)
+
+    seen: list[list[str]] = []
+    works(task, journal, Looks(*[an_evaluation(promoted=True)] * 6), RIGHT, RIGHT, RIGHT)
+    assert seen[0] == ["asked", "replied", "read"]
+    of_one = ["asked", "replied", "read", "judged", "attempted"]
+    assert noted(store, journal.run_id) == [*of_one * 3, "finished"]
+
+
+def test_a_reply_that_was_stored_is_not_asked_for_again(task: Task, store: Store) -> None:
+    journal = Journal.begin(store, settings(task))
+
+    class Breaks(Recorded):
+        def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
+            raise StoreError("as if the machine had stopped")
+
+    with pytest.raises(StoreError):
+        works(task, journal, Breaks(), RIGHT)
+    again = Recorded(*[an_evaluation(promoted=True)] * 6)
+    run, asked = works(task, Journal(journal.run_id, store), again, WRONG, WRONG)
+    assert asked == 2
+    assert [a.proposal.round for a in run.attempts] == [1, 2, 3]
+    assert "x * 2 + 1" in run.attempts[0].candidate.solution.sources[0].content  # type: ignore[union-attr]
+
+
+def test_a_verdict_that_was_stored_is_not_made_again(task: Task, store: Store) -> None:
+    journal = Journal.begin(store, settings(task))
+    proposal = Proposal(Purpose.DRAFT, 1)
+    journal.replied(proposal, Reply(RIGHT, Finish.COMPLETE, "m"))
+    journal.proposed(proposal, a_solution("the_stored_one"))
+    journal.judged(proposal, an_evaluation(speedup=7.0))
+    judge = Recorded(*[an_evaluation(promoted=False)] * 6)
+    run, asked = works(task, Journal(journal.run_id, store), judge, RIGHT, RIGHT)
+    assert asked == 2
+    assert "the_stored_one" not in judge.judged
+    assert run.best is run.attempts[0]
+    assert run.best is not None
+    assert run.best.speedup == 7.0
+
+
+def test_a_run_that_has_ended_asks_and_judges_nothing(task: Task, store: Store) -> None:
+    journal = Journal.begin(store, settings(task))
+    works(task, journal, Recorded(*[an_evaluation(promoted=True)] * 6), RIGHT, RIGHT, RIGHT)
+    before = noted(store, journal.run_id)
+    run, asked = works(task, Journal(journal.run_id, store), Recorded())
+    assert asked == 0
+    assert len(run.attempts) == 3
+    assert noted(store, journal.run_id) == before
+
+
+def test_what_was_edited_is_named(task: Task, tmp_path: Path) -> None:
+    traceset = a_traceset(tmp_path / "set", sizes=(3, 7))
+    now = make_task(traceset, traceset.definitions["scale_add"], TARGETS["CPU"], "python")
+    assert settings(task).changes(task) == []
+    assert settings(task).changes(now) == ["workload n7 is new", "workload n64 is gone"]
