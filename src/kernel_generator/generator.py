@@ -5,6 +5,7 @@ Everything returned is a `flashinfer_bench.Solution`; a failed kernel is never r
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from kernel_generator.domain.task import LANGUAGES, Task
 from kernel_generator.domain.version import VERSION
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import default_baselines, named_baselines
+from kernel_generator.evaluation.devices import DevicePool
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.processor import this_processor
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain, gpu_name
@@ -56,7 +58,7 @@ from kernel_generator.search.refine import Refine
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from flashinfer_bench import Definition, Solution, TraceSet, Workload
 
@@ -65,9 +67,13 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
-    from kernel_generator.evaluation.judge import Limits
+    from kernel_generator.evaluation.judge import Judge, Limits
     from kernel_generator.models.protocol import LanguageModel
     from kernel_generator.runs.journal import KnownRun
+
+
+AT_ONCE = 32
+"""Definitions worked on at a time for each device, where nobody says."""
 
 
 class KernelGenerator:
@@ -109,6 +115,9 @@ class KernelGenerator:
         other generators that were given it.
     price
         Of a token, where no table knows it.
+    judge
+        Who judges, where several generators share devices; `limits` and `isolation` are then its
+        own. None: this machine's device.
 
     Raises
     ------
@@ -135,6 +144,7 @@ class KernelGenerator:
         store: str | os.PathLike[str] | None = None,
         budget: Budget | Spending | None = None,
         price: Price | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
@@ -157,7 +167,7 @@ class KernelGenerator:
         """What was spent so far."""
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
         self._on_event = on_event
-        self._judge = LocalJudge(limits, isolation)
+        self._judge: Judge = judge or judge_of(target_gpu, isolation, limits)
         self._isolation, self._dialect = isolation, dialect
         if model.name == OFFLINE and self._store is None:
             raise InvalidInput(
@@ -168,6 +178,7 @@ class KernelGenerator:
         """What to know before believing or paying: each run tells these as `Notice` events."""
         if nobody_asked:
             self.notices.insert(0, _embedded_notice())
+        self._running = 0
         self.interrupted: list[GeneratedSolution] = []
         """What runs that were interrupted had: the best result of an `optimized_generate`, the
         solutions read by a `generate`. Emptied when a run starts while no other is under way."""
@@ -202,15 +213,15 @@ class KernelGenerator:
         searched, held_out = split_workloads(definition, workloads)
         task = Task(definition, searched, held_out, self.target, self.language)
         samples = Samples(task, self._author, self._on_event)
-        self._begin()
-        async with self._author.at_work():
-            try:
-                return await samples.ask(pass_k)
-            except BaseException as error:
-                # Errors of ours carry what was read; nothing else does.
-                if not isinstance(error, KernelGeneratorError):
-                    self.interrupted += samples.solutions
-                raise
+        with self._under_way():
+            async with self._author.at_work():
+                try:
+                    return await samples.ask(pass_k)
+                except BaseException as error:
+                    # Errors of ours carry what was read; nothing else does.
+                    if not isinstance(error, KernelGeneratorError):
+                        self.interrupted += samples.solutions
+                    raise
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -261,8 +272,13 @@ class KernelGenerator:
         run_id: str | None = None,
     ) -> GeneratedSolution:
         """See `optimized_generate`."""
-        self._begin()
         goal = check_goal(Goal(rounds, keep_improving, target_speedup))
+        with self._under_way():
+            return await self._work(traceset, definition, goal, run_id)
+
+    async def _work(
+        self, traceset: TraceSet, definition: Definition, goal: Goal, run_id: str | None
+    ) -> GeneratedSolution:
         if run_id is not None:
             goal = self._begun(run_id).goal
         if isinstance(self._author.model, ReplayModel):
@@ -318,13 +334,24 @@ class KernelGenerator:
             if before != now:
                 raise InvalidInput(f"run {run_id} was begun with {what} '{before}', not '{now}'")
         for change in begun.changes(task):
-            self._tell(Notice(f"since the run began, {change}: what was judged before stays"))
+            told = f"since the run began, {change}: what was judged before stays"
+            self._tell(Notice(told, run_id))
         return Journal(run_id, self._store)
+
+    @property
+    def at_once(self) -> int:
+        """How many definitions are worked on at a time where nobody says: dozens, most of which
+        wait for a model; with one that answers at once, as many as devices can judge."""
+        if not isinstance(self._judge, DevicePool):
+            return AT_ONCE
+        if self.model_name == BUILTIN_COMPILER:
+            return self._judge.slots
+        return AT_ONCE * len(self._judge.judges)
 
     def check_isolation(self) -> None:
         """Raises `IsolationUnavailable` where kernels cannot be run here at the level that was
         asked for. `optimized_generate` raises it too, before anything is asked."""
-        _ = self._judge.isolation
+        self._judge.check()
 
     def save(self, solution: Solution, traceset: TraceSet) -> Path:
         """Write the solution into the trace set, with traces where it was measured.
@@ -341,8 +368,9 @@ class KernelGenerator:
             try:
                 note_saved(self._store, run_id, path.absolute(), solution.name)
             except StoreError as error:
-                self._tell(Notice(f"that '{path}' was saved could not be noted: {error}"))
-        self._tell(Saved(path, written.name))
+                told = f"that '{path}' was saved could not be noted: {error}"
+                self._tell(Notice(told, run_id))
+        self._tell(Saved(run_id, path, written.name))
         return path
 
     def _saved_before(self, run_id: str, solution: Solution, traceset: TraceSet) -> Path | None:
@@ -366,11 +394,18 @@ class KernelGenerator:
         """
         return saving.rescue_solution(solution)
 
-    def _begin(self) -> None:
-        if not self._author.is_busy:
+    @contextmanager
+    def _under_way(self) -> Generator[None]:
+        """For as long as a run takes, its connections' end included."""
+        if not self._running:
             self.interrupted = []
         for notice in self.notices:
             self._tell(Notice(notice))
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     def _tell(self, event: Event) -> None:
         if self._on_event is not None:
@@ -462,6 +497,16 @@ def resolve_target(name: str | None) -> Target:
     """
     target = find_target(name) if name else local_target()
     return target if target.is_gpu else this_processor()
+
+
+def judge_of(target_gpu: str | None, isolation: str, limits: Limits | None = None) -> DevicePool:
+    """Who judges for a target, on this machine; to be shared by all that work at once.
+
+    Raises `UnknownName`.
+    """
+    if target_gpu is not None:
+        find_target(target_gpu)
+    return DevicePool([LocalJudge(limits, isolation)])
 
 
 def local_target() -> Target:

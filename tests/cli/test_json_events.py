@@ -56,8 +56,12 @@ def test_every_line_is_ascii_whatever_a_reply_holds() -> None:
     tell = each(seen.append, EventLines(stream))
     proposal = Proposal(Purpose.DRAFT, 1)
     tell(RunStarted("r1", "d", "m", "python", "CPU", 1, 1, 0))
-    tell(Replied(proposal, Reply("\ud800\n\u2028", Finish.COMPLETE, "m", cost_usd=float("inf"))))
-    tell(Saved(Path("a"), "n"))
+    tell(
+        Replied(
+            "r1", proposal, Reply("\ud800\n\u2028", Finish.COMPLETE, "m", cost_usd=float("inf"))
+        )
+    )
+    tell(Saved("r1", Path("a"), "n"))
     lines = stream.getvalue().splitlines()
     assert len(lines) == len(seen) == 3
     assert stream.getvalue().isascii()

@@ -1,8 +1,12 @@
-"""Works through the definitions of a trace set; one's failure never stops the rest."""
+"""Works through definitions, many at once; one's failure never stops the rest."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.cli.exits import Exit
@@ -18,8 +22,11 @@ from kernel_generator.domain.errors import (
     RunBusy,
 )
 from kernel_generator.reporting.tables import Row
+from kernel_generator.runs.blocking import run_blocking
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flashinfer_bench import TraceSet
 
     from kernel_generator.generator import GeneratedSolution, KernelGenerator
@@ -32,114 +39,184 @@ WAITING = "WAITING"
 """What became of one whose model is asked elsewhere."""
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One definition to be worked on."""
+
+    generator: KernelGenerator
+    traceset: TraceSet
+    definition: str
+    goal: Goal
+    run_id: str | None = None
+    """The run that is to go on; None: a new one."""
+
+
 class Campaign:
     """Rows of the closing table, one a definition, and how the command is to end."""
 
     def __init__(
-        self, generator: KernelGenerator, traceset: TraceSet, goal: Goal, progress: Progress
+        self, jobs: Sequence[Job], progress: Progress, at_once: int, hint: str = ""
     ) -> None:
-        self.progress = progress
+        """`at_once`: most definitions under way at a time. `hint`: options that every command which
+        is proposed for going on needs."""
         self.rows: list[Row] = []
-        self._generator = generator
-        self._traceset = traceset
-        self._goal = goal
+        self._jobs = list(jobs)
+        self._progress = progress
+        self._at_once = max(1, at_once)
+        self._hint = hint
+        self._waiting = deque(enumerate(self._jobs, start=1))
+        self._under_way: dict[Job, float] = {}
+        """Since when, by the monotonic clock."""
+        self._rows: dict[Job, Row] = {}
         self._unanswered = 0
+        self._stopped: KernelGeneratorError | None = None
+        """Why no further definition is begun."""
+        self._faulty = False
 
-    def work(self, names: list[str], run_id: str | None = None) -> Exit:
-        """Work through the definitions; ends early where the provider refuses, and on Ctrl-C. Of
-        one definition `run_id` names the run that is to go on."""
+    def work(self) -> Exit:
+        """Work through the definitions. None is begun any more once the provider refuses or the
+        budget is spent; Ctrl-C ends all. Raises `RunBusy` where it is about one run."""
+        self._progress.expect(len(self._jobs))
         try:
-            for number, name in enumerate(names, start=1):
-                self.progress.line(f"[{number}/{len(names)}] Processing definition: {name}")
-                self._process(name, run_id)
+            run_blocking(self._all())
         except KeyboardInterrupt:
-            self.progress.line("interrupted; what was finished is below")
-            self.progress.line(f"to go on: kernel-generator resume {run_id or '--all'}")
-            return Exit.INTERRUPTED
-        except BudgetSpent as spent:
-            self.progress.line(f"{spent}; to go on with more: kernel-generator resume --all")
-            return Exit.UNSOLVED
-        except ProviderRefused as refused:
-            # No further definition will fare better.
-            self.progress.line(f"error: {refused}")
-            return Exit.PROVIDER
+            return self._interrupted()
         finally:
-            self.progress.close()
+            self._progress.close()
+            self.rows = [self._rows[job] for job in self._jobs if job in self._rows]
+        if isinstance(self._stopped, RunBusy):
+            raise self._stopped
+        if self._faulty:
+            return Exit.FAULT
+        if isinstance(self._stopped, BudgetSpent):
+            self._progress.line(f"{self._stopped}; to go on with more: {self._resume}")
+            self._tell_not_begun()
+            return Exit.UNSOLVED
+        if self._stopped is not None:
+            # No further definition would have fared better.
+            self._progress.line(f"error: {self._stopped}")
+            self._tell_not_begun()
+            return Exit.PROVIDER
         if all(row.solved for row in self.rows):
             return Exit.SOLVED
         asked = [row for row in self.rows if row.outcome != SKIPPED]
         return Exit.PROVIDER if asked and len(asked) == self._unanswered else Exit.UNSOLVED
 
-    def _process(self, name: str, run_id: str | None) -> None:
-        """One definition. Raises `ProviderRefused`, and `KeyboardInterrupt` after saving."""
-        began = time.monotonic()
-        definition = self._traceset.definitions[name]
-        workloads = len(self._traceset.workloads.get(name, []))
-        self.progress.line(f"  type {definition.op_type}, {workloads} workloads")
-        try:
-            solution = self._generator.optimized_generate(
-                traceset=self._traceset,
-                definition=definition,
-                rounds=self._goal.rounds,
-                keep_improving=self._goal.keep_improving,
-                target_speedup=self._goal.target_speedup,
-                run_id=run_id,
-            )
-        except RunBusy:
-            raise
-        except KernelGeneratorError as error:
-            self._went_wrong(name, error, began)
-            if isinstance(error, (ProviderRefused, BudgetSpent)):
-                raise
-        except KeyboardInterrupt:
-            self.progress.close()
-            for best in self._generator.interrupted:
-                self._save(name, best, began)
-            if not self._generator.interrupted:
-                self._failed(name, "INTERRUPTED", "interrupted before anything passed", began)
-            raise
-        else:
-            self._save(name, solution, began)
+    async def _all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._at_once, len(self._jobs))):
+                group.create_task(self._some())
 
-    def _went_wrong(self, name: str, error: KernelGeneratorError, began: float) -> None:
+    async def _some(self) -> None:
+        while self._waiting and self._stopped is None:
+            number, job = self._waiting.popleft()
+            self._under_way[job] = time.monotonic()
+            total = len(self._jobs)
+            definition = job.traceset.definitions[job.definition]
+            workloads = len(job.traceset.workloads.get(job.definition, []))
+            self._progress.line(f"[{number}/{total}] Processing definition: {job.definition}")
+            self._progress.line(f"  type {definition.op_type}, {workloads} workloads")
+            await self._process(job)
+            del self._under_way[job]
+            self._progress.ended(job.definition)
+
+    async def _process(self, job: Job) -> None:
+        """One definition. Whatever goes wrong with it stays with it."""
+        try:
+            solution = await job.generator.optimized_generate_async(
+                traceset=job.traceset,
+                definition=job.traceset.definitions[job.definition],
+                rounds=job.goal.rounds,
+                keep_improving=job.goal.keep_improving,
+                target_speedup=job.goal.target_speedup,
+                run_id=job.run_id,
+            )
+        except KernelGeneratorError as error:
+            self._went_wrong(job, error)
+            if isinstance(error, (ProviderRefused, BudgetSpent)):
+                self._stopped = self._stopped or error
+            if isinstance(error, RunBusy) and len(self._jobs) == 1:
+                self._stopped = error
+        except Exception as error:  # noqa: BLE001 - a fault of ours, told as such
+            self._faulty = True
+            self._progress.line(traceback.format_exc())
+            told = f"a fault of this program, {type(error).__name__}: {error}; please report it"
+            self._failed(job, "FAILED", told)
+        else:
+            self._save(job, solution)
+
+    def _interrupted(self) -> Exit:
+        """After Ctrl-C: what passed is saved."""
+        self._progress.close()
+        for job in self._under_way:
+            best = _best_of(job)
+            if best is None:
+                self._failed(job, "INTERRUPTED", "interrupted before anything passed")
+            else:
+                self._save(job, best)
+        self._progress.line("interrupted; what was finished is below")
+        self._progress.line(f"to go on: {self._resume}")
+        self._tell_not_begun()
+        return Exit.INTERRUPTED
+
+    @property
+    def _resume(self) -> str:
+        run_id = self._jobs[0].run_id if len(self._jobs) == 1 else None
+        return f"kernel-generator resume {run_id or '--all'}{self._hint}"
+
+    def _tell_not_begun(self) -> None:
+        """Those have no run that could be resumed, or have theirs still."""
+        names = [job.definition for _, job in self._waiting if job.run_id is None]
+        if names:
+            told = " ".join(f"-d {name}" for name in names)
+            count = f"{len(names)} definition{'s' if len(names) > 1 else ''}"
+            self._progress.line(f"not begun: {count}; optimize {told}")
+
+    def _went_wrong(self, job: Job, error: KernelGeneratorError) -> None:
         message = str(error)
         if isinstance(error, ProviderError):
             self._unanswered += 1
             message += _after(error)
-        if not self._generator.interrupted:
-            self._failed(name, _named(error), message, began)
+        best = _best_of(job)
+        if best is None:
+            self._failed(job, _named(error), message)
+            return
         # What had passed before, say, the store's disk was full.
-        for best in self._generator.interrupted:
-            self.progress.line(f"  {message}")
-            self._save(name, best, began)
+        self._tell(job, message)
+        self._save(job, best)
 
-    def _save(self, name: str, solution: GeneratedSolution, began: float) -> None:
-        kept = keep(self._generator, solution, self._traceset, self.progress)
+    def _save(self, job: Job, solution: GeneratedSolution) -> None:
+        kept = keep(job.generator, solution, job.traceset, self._progress)
         evaluation = solution.evaluation
-        self.rows.append(
-            Row(
-                definition=name,
-                op_type=self._traceset.definitions[name].op_type,
-                outcome=evaluation.outcome.value if evaluation else "FAILED",
-                evaluation=evaluation,
-                file=str(kept.path) if kept.path is not None else None,
-                message=kept.message,
-                seconds=time.monotonic() - began,
-            )
+        self._rows[job] = Row(
+            definition=job.definition,
+            op_type=job.traceset.definitions[job.definition].op_type,
+            outcome=evaluation.outcome.value if evaluation else "FAILED",
+            evaluation=evaluation,
+            file=str(kept.path) if kept.path is not None else None,
+            message=kept.message,
+            seconds=time.monotonic() - self._under_way[job],
         )
 
-    def _failed(self, name: str, outcome: str, message: str, began: float) -> None:
-        self.progress.close()
-        self.progress.line(f"  {message}")
-        self.rows.append(
-            Row(
-                definition=name,
-                op_type=self._traceset.definitions[name].op_type,
-                outcome=outcome,
-                message=message,
-                seconds=time.monotonic() - began,
-            )
+    def _failed(self, job: Job, outcome: str, message: str) -> None:
+        self._tell(job, message)
+        self._rows[job] = Row(
+            definition=job.definition,
+            op_type=job.traceset.definitions[job.definition].op_type,
+            outcome=outcome,
+            message=message,
+            seconds=time.monotonic() - self._under_way[job],
         )
+
+    def _tell(self, job: Job, message: str) -> None:
+        head = f"{job.definition}: " if len(self._jobs) > 1 else ""
+        self._progress.line(f"  {head}{message}")
+
+
+def _best_of(job: Job) -> GeneratedSolution | None:
+    """What its run had when it was stopped."""
+    mine = [s for s in job.generator.interrupted if s.definition == job.definition]
+    return mine[-1] if mine else None
 
 
 def _named(error: KernelGeneratorError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from kernel_generator.cli.options import (
     DialectOption,
     EffortOption,
     IsolationOption,
+    JobsOption,
     JsonEventsOption,
     JsonOption,
     LanguageOption,
@@ -25,17 +27,21 @@ from kernel_generator.cli.options import (
     PriceOption,
     StoreOption,
     TargetOption,
-    TraceSetArgument,
+    TraceSetsArgument,
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flashinfer_bench import TraceSet
+
     from kernel_generator.domain.events import Observer
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import Row
 
 
 def optimize(
-    traceset: TraceSetArgument,
+    tracesets: TraceSetsArgument,
     definitions: DefinitionsOption = None,
     model: ModelOption = None,
     language: LanguageOption = None,
@@ -62,6 +68,7 @@ def optimize(
     dialect: DialectOption = None,
     reasoning_effort: EffortOption = None,
     isolation: IsolationOption = "strict",
+    jobs: JobsOption = None,
     max_usd: MaxUsdOption = None,
     max_tokens: MaxTokensOption = None,
     max_minutes: MaxMinutesOption = None,
@@ -73,43 +80,76 @@ def optimize(
 ) -> int:
     """Ask, judge, tell the model what was wrong, and save what passes."""
     from kernel_generator.cli.budgets import budget_of, price_of
-    from kernel_generator.cli.campaign import Campaign
+    from kernel_generator.cli.campaign import Campaign, Job
     from kernel_generator.domain.errors import InvalidInput
-    from kernel_generator.generator import KernelGenerator, check_goal, writable_root
+    from kernel_generator.generator import KernelGenerator, check_goal, judge_of, writable_root
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.runs.goal import Goal
+    from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import default_path
-    from kernel_generator.runs.tracesets import definition_of, load_traceset
 
     check_outputs(as_json, json_events)
-    loaded, problems = load_traceset(traceset)
-    warn_of(problems)
-    names = list(dict.fromkeys(definitions)) if definitions else sorted(loaded.definitions)
-    for name in names:
-        definition_of(loaded, name)
-    if not names:
-        raise InvalidInput(f"the trace set at '{traceset}' has no readable definition")
+    chosen = _chosen(tracesets, definitions)
+    if not chosen:
+        at = ", ".join(f"'{path}'" for path in tracesets)
+        raise InvalidInput(f"the trace set at {at} has no readable definition")
     goal = check_goal(Goal(rounds, keep_improving, target_speedup))
-    writable_root(loaded)
+    for traceset, _ in chosen:
+        writable_root(traceset)
     progress = Progress(to_stderr())
-    generator = KernelGenerator(
-        model,
-        language,
-        target,
-        base_url=base_url,
-        reasoning_effort=reasoning_effort,
-        dialect=dialect,
-        on_event=observer_of(progress, json_events),
-        isolation=isolation,
-        store=store or default_path(),
-        budget=budget_of(max_usd, max_tokens, max_minutes, max_device_minutes),
-        price=price_of(price),
+    spending = Spending(
+        budget_of(max_usd, max_tokens, max_minutes, max_device_minutes), price_of(price)
     )
-    generator.check_isolation()
-    campaign = Campaign(generator, loaded, goal, progress)
-    code = campaign.work(names)
-    conclude(campaign.rows, progress, len(names), as_json, json_events)
+    judge = judge_of(target, isolation)
+    generators = [
+        KernelGenerator(
+            model,
+            language,
+            target,
+            base_url=base_url,
+            reasoning_effort=reasoning_effort,
+            dialect=dialect,
+            on_event=observer_of(progress, json_events),
+            isolation=isolation,
+            store=store or default_path(),
+            budget=spending,
+            judge=judge,
+        )
+        for _ in chosen
+    ]
+    judge.check()
+    work = [
+        Job(generator, traceset, name, goal)
+        for generator, (traceset, names) in zip(generators, chosen, strict=True)
+        for name in names
+    ]
+    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    campaign = Campaign(work, progress, jobs or generators[0].at_once, hint)
+    code = campaign.work()
+    conclude(campaign.rows, progress, len(work), as_json, json_events)
     return code
+
+
+def _chosen(paths: list[Path], definitions: list[str] | None) -> list[tuple[TraceSet, list[str]]]:
+    """The trace sets, each with the names of what is to be worked on there. Raises `InvalidInput`
+    where a name is in none of them."""
+    from kernel_generator.runs.tracesets import definition_of, load_traceset
+
+    loaded: list[TraceSet] = []
+    for path in {path.absolute(): path for path in paths}.values():
+        traceset, problems = load_traceset(path)
+        warn_of(problems)
+        loaded.append(traceset)
+    if not definitions:
+        chosen = [(one, sorted(one.definitions)) for one in loaded]
+    else:
+        names = dict.fromkeys(definitions)
+        known = {name for one in loaded for name in one.definitions}
+        for name in names:
+            if name not in known:
+                definition_of(loaded[0], name)
+        chosen = [(one, [name for name in names if name in one.definitions]) for one in loaded]
+    return [(one, names) for one, names in chosen if names]
 
 
 def check_outputs(as_json: bool, json_events: bool) -> None:

@@ -15,6 +15,26 @@ TraceSetArgument = Annotated[
         show_default=False,
     ),
 ]
+TraceSetsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="TRACESET...",
+        help="Folders of FlashInfer-Bench trace sets: definitions/, workloads/, solutions/, ...",
+        show_default=False,
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=1,
+        help="Most definitions worked on at once. Without it: 32 a device, and with the embedded "
+        "model, which answers at once, as many as the devices can judge.",
+        show_default=False,
+    ),
+]
 DefinitionOption = Annotated[
     str, typer.Option("--definition", "-d", metavar="NAME", help="Definition to work on.")
 ]

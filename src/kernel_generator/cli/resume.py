@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from kernel_generator.cli.console import to_stderr, warn_of
 from kernel_generator.cli.exits import Exit
 from kernel_generator.cli.options import (
     BaseUrlOption,
+    JobsOption,
     JsonEventsOption,
     JsonOption,
     MaxDeviceMinutesOption,
@@ -25,15 +27,16 @@ from kernel_generator.cli.options import (
 if TYPE_CHECKING:
     from flashinfer_bench import TraceSet
 
-    from kernel_generator.cli.campaign import Campaign
+    from kernel_generator.cli.campaign import Job
     from kernel_generator.domain.events import Observer
+    from kernel_generator.generator import DevicePool
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import Row
-    from kernel_generator.runs.journal import KnownRun
+    from kernel_generator.runs.journal import KnownRun, RunSettings
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store
 
-_WORST_LAST = (Exit.SOLVED, Exit.UNSOLVED, Exit.PROVIDER, Exit.INTERRUPTED)
+_WORST_LAST = (Exit.SOLVED, Exit.UNSOLVED, Exit.PROVIDER, Exit.FAULT, Exit.INTERRUPTED)
 
 
 def resume(
@@ -59,12 +62,14 @@ def resume(
     max_minutes: MaxMinutesOption = None,
     max_device_minutes: MaxDeviceMinutesOption = None,
     price: PriceOption = None,
+    jobs: JobsOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
     json_events: JsonEventsOption = False,
 ) -> int:
     """Go on with runs that were stopped: no stored reply is asked for again."""
     from kernel_generator.cli.budgets import budget_of, price_of
+    from kernel_generator.cli.campaign import Campaign, Job
     from kernel_generator.cli.optimize import check_outputs, conclude, observer_of
     from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError
     from kernel_generator.reporting.progress import Progress
@@ -90,27 +95,27 @@ def resume(
             progress.line(f"error: {problem}")
     observer = observer_of(progress, json_events)
     means = _Means(kept, base_url, traceset, spending, progress, observer)
-    rows: list[Row] = []
-    codes = [Exit.SOLVED]
+    parts: list[Row | Job] = []
     for one in chosen:
         try:
-            made, code = _go_on(known_run(kept, one.run_id), means)
+            parts.append(_part(known_run(kept, one.run_id), means))
         except KernelGeneratorError as error:
             if run is not None:
                 raise
             progress.line(f"run {one.run_id}: error: {error}")
-            made = [Row(one.settings.definition, "", "FAILED", message=str(error))]
-            code = Exit.UNSOLVED
-        except KeyboardInterrupt:
-            made, code = [], Exit.INTERRUPTED
-        rows += made
-        codes.append(code)
-        if code is Exit.INTERRUPTED:
-            break
+            parts.append(Row(one.settings.definition, "", "FAILED", message=str(error)))
+    work = [part for part in parts if isinstance(part, Job)]
+    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    at_once = max((job.generator.at_once for job in work), default=1)
+    campaign = Campaign(work, progress, jobs or at_once, hint)
+    code = campaign.work() if work else Exit.SOLVED
+    rows = [part for part in parts if isinstance(part, Row)] + campaign.rows
+    if not all(row.solved for row in rows):
+        code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
     if not chosen:
         progress.line("no run waits to go on")
     conclude(rows, progress, len(chosen), as_json, json_events)
-    return max(codes, key=_WORST_LAST.index)
+    return code
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,24 @@ class _Means:
     progress: Progress
     observer: Observer
     """Who is told of events, the progress among them."""
+    judges: dict[tuple[str, str], DevicePool] = field(
+        default_factory=dict[tuple[str, str], "DevicePool"]
+    )
+    """By target and isolation: runs share them."""
+
+    def judge(self, settings: RunSettings) -> DevicePool:
+        """Who judges a run with these settings."""
+        from kernel_generator.generator import judge_of
+
+        key = settings.target, settings.isolation
+        if key not in self.judges:
+            self.judges[key] = judge_of(*key)
+        return self.judges[key]
 
 
-def _go_on(run: KnownRun, means: _Means) -> tuple[list[Row], Exit]:
-    """A line of the closing table, and how it ended. Raises `InvalidInput` where its trace set or
-    its model is gone, and what saving raises."""
+def _part(run: KnownRun, means: _Means) -> Row | Job:
+    """A line of the closing table where the run has ended, what has to be done where it has not.
+    Raises `InvalidInput` where its trace set or its model is gone, and what saving raises."""
     from kernel_generator.generator import save_result
     from kernel_generator.reporting.tables import Row
 
@@ -137,18 +155,16 @@ def _go_on(run: KnownRun, means: _Means) -> tuple[list[Row], Exit]:
     if run.is_over:
         means.progress.line(f"run {run.run_id} has ended: {run.state}")
         if best is None:
-            return [Row(definition, "", "FAILED", message=run.state)], Exit.UNSOLVED
+            return Row(definition, "", "FAILED", message=run.state)
         saved = run.history.saved
     elif run.history.reason is not None:
         saved = str(save_result(run, means.store, _traceset(run, means.traceset)))
         means.progress.line(f"  saved {saved}")
     else:
-        campaign = _campaign(run, means)
-        code = campaign.work([definition], run.run_id)
-        return campaign.rows, code
+        return _job(run, means)
     evaluation = best.evaluation if best is not None else None
     outcome = best.outcome.value if best is not None else ""
-    return [Row(definition, "", outcome, evaluation=evaluation, file=saved)], Exit.SOLVED
+    return Row(definition, "", outcome, evaluation=evaluation, file=saved)
 
 
 def _traceset(run: KnownRun, moved: Path | None) -> TraceSet:
@@ -170,12 +186,14 @@ def _traceset(run: KnownRun, moved: Path | None) -> TraceSet:
     return traceset
 
 
-def _campaign(run: KnownRun, means: _Means) -> Campaign:
+def _job(run: KnownRun, means: _Means) -> Job:
     """What moves a run forward. Raises `InvalidInput` where its trace set or model is gone."""
-    from kernel_generator.cli.campaign import Campaign
+    from kernel_generator.cli.campaign import Job
     from kernel_generator.generator import KernelGenerator
 
     settings, traceset = run.settings, _traceset(run, means.traceset)
+    judge = means.judge(settings)
+    judge.check()
     generator = KernelGenerator(
         settings.model,
         settings.language,
@@ -187,6 +205,6 @@ def _campaign(run: KnownRun, means: _Means) -> Campaign:
         isolation=settings.isolation,
         store=means.store.path,
         budget=means.spending,
+        judge=judge,
     )
-    generator.check_isolation()
-    return Campaign(generator, traceset, settings.goal, means.progress)
+    return Job(generator, traceset, settings.definition, settings.goal, run.run_id)

@@ -33,6 +33,8 @@ class Attempt:
     """Why the reply could not be used, where it could not."""
     candidate: Candidate | None = None
     evaluation: Evaluation | None = None
+    duplicate_of: int | None = None
+    """Index into the history of the attempt with the same source, where there is one."""
 
     @property
     def speedup(self) -> float | None:

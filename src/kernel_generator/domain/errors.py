@@ -92,6 +92,10 @@ class SandboxError(KernelGeneratorError):
     """The sandbox itself failed; says nothing about the candidate."""
 
 
+class DeviceLost(SandboxError):
+    """The device, or the process that judges on it, is gone; says nothing about the candidate."""
+
+
 class SaveFailed(KernelGeneratorError):
     """A result could not be written; nothing half-written is left behind."""
 

@@ -184,7 +184,11 @@ class Evaluation(Record):
     not_in_double: str = ""
     """Why outputs were compared with the reference as it is and not in double precision; empty
     where they were."""
+    reused: str = ""
+    """Whose verdict this is, in words, where the same source was judged before; its figures and its
+    time are from then. Empty where it was judged."""
     seconds: float = 0.0
+    """What the judge took for it, waiting for its device left out."""
     timestamp: str = Field(default_factory=lambda: datetime.now(UTC).isoformat())
 
     @property

@@ -45,12 +45,15 @@ class Notice:
     """Something a person should know before believing or paying; changes nothing."""
 
     text: str
+    run_id: str = ""
+    """Empty where it is of no run in particular."""
 
 
 @dataclass(frozen=True)
 class Asked:
     """A request is under way."""
 
+    run_id: str
     proposal: Proposal
 
 
@@ -58,6 +61,7 @@ class Asked:
 class Replied:
     """The model answered."""
 
+    run_id: str
     proposal: Proposal
     reply: Reply
 
@@ -66,6 +70,7 @@ class Replied:
 class Evaluating:
     """The judge has a candidate."""
 
+    run_id: str
     proposal: Proposal
     solution: str
 
@@ -74,6 +79,7 @@ class Evaluating:
 class Attempted:
     """An attempt is complete."""
 
+    run_id: str
     attempt: Attempt
     is_best: bool
 
@@ -82,6 +88,7 @@ class Attempted:
 class SampleRead:
     """An independent sample's reply holds a solution."""
 
+    run_id: str
     proposal: Proposal
     reply: Reply
     solution: str
@@ -90,7 +97,7 @@ class SampleRead:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run ended; `reason` says why."""
+    """The run ended, or stopped for now; `reason` says why."""
 
     run_id: str
     reason: str
@@ -101,6 +108,7 @@ class RunFinished:
 class Saved:
     """A result was written into the trace set."""
 
+    run_id: str
     path: Path
     name: str
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from flashinfer_bench import Solution, Workload
 
-    from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.domain.evaluation import Device, Evaluation
     from kernel_generator.domain.task import Floor, Task
     from kernel_generator.evaluation.baselines import Baseline
     from kernel_generator.evaluation.timing import TimingPlan
@@ -77,6 +77,10 @@ class Opened:
     unusable: tuple[Unusable, ...] = ()
     device: str = "cpu"
     """'cpu' or 'cuda:0'."""
+    described: Device | None = None
+    """As evaluations record it."""
+    isolation: str = ""
+    """The level that candidates are run at."""
 
 
 class Session(Protocol):
@@ -115,4 +119,27 @@ class Judge(Protocol):
 
         Raises `SandboxError` where no process can be started.
         """
+        ...
+
+    def check(self) -> None:
+        """Raises `IsolationUnavailable` where kernels cannot be run at the level asked for."""
+        ...
+
+
+class PlacedJudge(Judge, Protocol):
+    """A judge of one device."""
+
+    @property
+    def place(self) -> str:
+        """The device, for people: 'GPU 1', 'this CPU'."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """How many evaluations may be under way at once, so that one can be built while another is
+        timed. 1 on a CPU, where building would take the cores from what is being timed."""
+        ...
+
+    def has_room(self) -> bool:
+        """True where memory suffices for another session beside those that are open."""
         ...

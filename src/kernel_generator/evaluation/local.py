@@ -40,6 +40,7 @@ from kernel_generator.evaluation.labels import declares_non_deterministic, label
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.processor import cpus_of
 from kernel_generator.evaluation.rivals import Rivals
+from kernel_generator.evaluation.room import has_room
 from kernel_generator.evaluation.tally import Tally
 from kernel_generator.evaluation.telemetry import clocks_around, own_processes
 from kernel_generator.evaluation.timing import CANDIDATE
@@ -84,6 +85,24 @@ class LocalJudge:
             raise UnknownName("isolation level", isolation, list(Level))
         self._level = Level(isolation)
 
+    @property
+    def place(self) -> str:
+        """See `PlacedJudge`."""
+        return "this GPU" if self._on_gpu else "this CPU"
+
+    @property
+    def slots(self) -> int:
+        """See `PlacedJudge`."""
+        return 2 if self._on_gpu else 1
+
+    def has_room(self) -> bool:
+        """See `PlacedJudge`."""
+        return has_room(on_gpu=self._on_gpu)
+
+    @cached_property
+    def _on_gpu(self) -> bool:
+        return gpu_name() is not None
+
     @cached_property
     def isolation(self) -> sandbox.Isolation:
         """How candidates are run here. Raises `IsolationUnavailable` where they cannot be run at
@@ -95,6 +114,10 @@ class LocalJudge:
                 f"kernels cannot be isolated here: {error}. To run them with your own rights "
                 "instead, ask for --isolation process (isolation='process')"
             ) from error
+
+    def check(self) -> None:
+        """See `Judge.check`."""
+        _ = self.isolation
 
     def open(self, task: Task) -> LocalSession:
         """See `Judge.open`. Raises `IsolationUnavailable` too."""
@@ -168,7 +191,7 @@ class LocalSession:
             raise ReferenceFailed(
                 f"the reference of '{definition.name}' does not load here: {_last_line(answer)}"
             )
-        opened, failure = Opened(device=self._device), ""
+        opened, failure = self._opened(), ""
         for workload in self._task.searched:
             try:
                 self._trials.operations(workload)
@@ -459,6 +482,10 @@ class LocalSession:
             return None
         folder = warmth.compile_caches()
         return None if folder is None else str(folder)
+
+    def _opened(self) -> Opened:
+        level = self._pool.isolation.level
+        return Opened(device=self._device, described=self._describe(), isolation=level)
 
     def _describe(self) -> Device:
         return describe_device(self._device)

@@ -196,6 +196,8 @@ def microseconds(value: float) -> str:
 
 def _ended(attempt: Attempt) -> str:
     text = f"{attempt.proposal.purpose.value}: {attempt.outcome.value}"
+    if attempt.duplicate_of is not None:
+        return f"{text} (the same source as #{attempt.duplicate_of + 1})"
     return text if attempt.speedup is None else f"{text} ({attempt.speedup:.2f}×)"
 
 

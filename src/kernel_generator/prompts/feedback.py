@@ -78,6 +78,8 @@ def _unreadable(attempt: Attempt) -> str:
 
 def _evaluated(evaluation: Evaluation, brief: Brief, files: Sequence[str]) -> str:
     sections = [f"{evaluation.outcome.value}: {evaluation.outcome.meaning}."]
+    if evaluation.reused:
+        sections.append(f"Not judged again: {evaluation.reused}. Answer with something else.")
     if evaluation.outcome.is_candidates_fault:
         sections += _failed(evaluation, brief, files)
     elif evaluation.outcome is Outcome.PASSED:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from pydantic_core import to_jsonable_python
 
-from kernel_generator.domain.events import RunStarted, SamplingStarted
-
 if TYPE_CHECKING:
     from kernel_generator.domain.events import Event, Observer
 
@@ -19,22 +17,20 @@ class EventLines:
     """An observer that writes one line for each event, at once.
 
     `event` is the kind ('run_started', 'attempted', ...), `at` the time (ISO 8601, UTC), `run` the
-    run's id, where one has begun; the other fields are the event's own.
+    run's id, where it is of one; the other fields are the event's own.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._run: str | None = None
 
     def __call__(self, event: Event) -> None:
         """Write it."""
-        if isinstance(event, RunStarted | SamplingStarted):
-            self._run = event.run_id
+        fields = to_jsonable_python(event, inf_nan_mode="strings")
         line = {
             "event": re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower(),
             "at": datetime.now(UTC).isoformat(),
-            "run": self._run,
-            **to_jsonable_python(event, inf_nan_mode="strings"),
+            "run": fields.pop("run_id") or None,
+            **fields,
         }
         # What is not ASCII is escaped: a reply may hold what no encoding has.
         self._stream.write(json.dumps(line) + "\n")

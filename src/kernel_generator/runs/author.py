@@ -26,11 +26,6 @@ class Author:
         self.sampling = sampling or Sampling()
         self._runs = WeakKeyDictionary[asyncio.AbstractEventLoop, int]()
 
-    @property
-    def is_busy(self) -> bool:
-        """True while any run is asking it."""
-        return bool(self._runs)
-
     @asynccontextmanager
     async def at_work(self) -> AsyncGenerator[None]:
         """For as long as one run asks."""

@@ -42,8 +42,11 @@ from kernel_generator.evaluation.toolchain import find_toolchain, portable_build
 from kernel_generator.models.offline import OFFLINE
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
+from kernel_generator.runs.duplicates import judged_elsewhere, repeated, same_as, subject
+from kernel_generator.runs.journal import fingerprints
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.spending import Spending
+from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
 
 if TYPE_CHECKING:
@@ -97,6 +100,7 @@ class Run:
         self._strategy = strategy
         self._goal = goal
         self._observer = observer
+        self._fingerprints = fingerprints(task)
 
     @property
     def best(self) -> Attempt | None:
@@ -128,17 +132,23 @@ class Run:
         )
         for attempt in self._journal.history.attempts:
             self.attempts.append(attempt)
-            self._tell(Attempted(attempt, is_best=self.best is attempt))
+            self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
         reason = self._journal.history.reason
         if reason is None:
             if self._author.model.name == OFFLINE and self._journal.history.pending:
                 # The judge need not be got ready to find that out.
                 raise self._suspended()
             ended = self._ended()
-            if not ended and self.best is None:
-                # The judge need not be got ready to find that out.
-                self._stop_if(self._spending.exhausted)
-            ending = _Ending(ended) if ended else await self._move_forward()
+            # The judge need not be got ready to find that out.
+            spent = "" if ended else self._spent()
+            if spent and self.best is None:
+                raise BudgetSpent(spent)
+            if ended:
+                ending = _Ending(ended)
+            elif spent:
+                ending = _Ending(spent, is_over=False)
+            else:
+                ending = await self._move_forward()
             reason = ending.reason
             if ending.is_over:
                 self._journal.finished(reason)
@@ -150,12 +160,13 @@ class Run:
         try:
             # The thread goes on when this is cancelled, until the session is closed below.
             try:
-                await asyncio.to_thread(session.prepare)
+                await in_a_thread(session.prepare)
             except (ReferenceFailed, NoWorkloads) as error:
                 self._journal.finished(str(error))
                 raise
             for unusable in session.opened.unusable:
-                self._tell(Notice(f"workload {unusable.workload.uuid}: {unusable.reason}"))
+                told = f"workload {unusable.workload.uuid}: {unusable.reason}"
+                self._tell(Notice(told, self.run_id))
             unusable_ids = {u.workload.uuid for u in session.opened.unusable}
             brief = Brief(
                 definition=self.task.definition,
@@ -168,7 +179,8 @@ class Run:
             )
             return await self._loop(brief, session)
         finally:
-            session.close()
+            # Whoever waits for other definitions is not held up by the end of this one.
+            await asyncio.shield(in_a_thread(session.close))
 
     async def _loop(self, brief: Brief, session: Session) -> _Ending:
         while not (reason := self._ended()):
@@ -197,8 +209,29 @@ class Run:
                 return _Ending("the model has nothing further to propose")
             self._journal.attempted(attempt)
             self.attempts.append(attempt)
-            self._tell(Attempted(attempt, is_best=self.best is attempt))
+            self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
         return _Ending(reason)
+
+    def _spent(self) -> str:
+        """Why nothing further may begin, before the judge is got ready; empty where it may. A reply
+        that was paid for is judged with time alone."""
+        complete = {(a.proposal.round, a.proposal.sample) for a in self.attempts}
+        steps = self._journal.history.steps.items()
+        if any(step.reply is not None and key not in complete for key, step in steps):
+            return self._spending.out_of_time
+        return self._spending.exhausted
+
+    def _subject(self, session: Session, solution: Solution) -> str:
+        target, isolation = self.task.target.name, session.opened.isolation
+        return subject(solution, self._fingerprints, target, isolation)
+
+    def _known_verdict(self, session: Session, solution: Solution) -> Evaluation | None:
+        """The verdict on the same source, where it was judged before."""
+        index = same_as(self.attempts, solution)
+        if index is not None:
+            return repeated(self.attempts[index])
+        device, has_best = session.opened.described, self.best is not None
+        return judged_elsewhere(self._journal, self._subject(session, solution), device, has_best)
 
     @staticmethod
     def _stop_if(spent: str) -> None:
@@ -258,11 +291,13 @@ class Run:
             self._journal.proposed(proposal, solution := read)
         evaluation = known.evaluation
         if evaluation is None:
-            self._stop_if(self._spending.out_of_time)
-            self._tell(Evaluating(proposal, solution.name))
-            evaluation = await asyncio.to_thread(self._evaluate, session, solution)
-            self._journal.judged(proposal, evaluation)
+            evaluation = self._known_verdict(session, solution)
+            if evaluation is None:
+                self._stop_if(self._spending.out_of_time)
+                self._tell(Evaluating(self.run_id, proposal, solution.name))
+                evaluation = await in_a_thread(self._evaluate, session, solution)
             self._spending.judged(evaluation)
+            self._journal.judged(proposal, evaluation, self._subject(session, solution))
         noted = describe(solution, self.task, self.run_id, proposal, evaluation)
         return Attempt(
             proposal=proposal,
@@ -271,6 +306,7 @@ class Run:
             message=evaluation.message,
             candidate=Candidate(noted, proposal),
             evaluation=evaluation,
+            duplicate_of=same_as(self.attempts, solution) if evaluation.reused else None,
         )
 
     async def _ask(self, brief: Brief, proposal: Proposal) -> Reply:
@@ -282,11 +318,12 @@ class Run:
         )
         self._stop_if(self._spending.exhausted)
         self._journal.asking(proposal, request)
-        self._tell(Asked(proposal))
+        self._tell(Asked(self.run_id, proposal))
         reply = self._spending.priced(await self._author.model.ask(request))
-        self._journal.replied(proposal, reply)
+        # It was paid for, whether or not it can be noted.
         self._spending.replied(reply)
-        self._tell(Replied(proposal, reply))
+        self._journal.replied(proposal, reply)
+        self._tell(Replied(self.run_id, proposal, reply))
         return reply
 
     def _evaluate(self, session: Session, solution: Solution) -> Evaluation:
@@ -299,13 +336,15 @@ class Run:
             for baseline in default_baselines(self.task)
             if not (own_compiler and baseline.name == TORCH_COMPILE)
         )
-        incumbent = None
+        incumbent, searched_s = None, 0.0
         if best is not None and best.candidate is not None and best.outcome is Outcome.PASSED:
             incumbent = best.candidate.solution
             found = session.evaluate(solution, profiles.search(incumbent))
             if not found.outcome.is_result or found.promoted is False:
                 return found
-        return session.evaluate(solution, profiles.certification(baselines, incumbent))
+            searched_s = found.seconds
+        found = session.evaluate(solution, profiles.certification(baselines, incumbent))
+        return found.model_copy(update={"seconds": found.seconds + searched_s})
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:

@@ -211,6 +211,7 @@ class History:
             message=document["message"],
             candidate=candidate,
             evaluation=steps.evaluation,
+            duplicate_of=document.get("duplicate_of"),
         )
 
 
@@ -266,10 +267,27 @@ class Journal:
         texts = {"solution": solution.model_dump_json()}
         self._note("read", {"proposal": _plain(proposal)}, texts)
 
-    def judged(self, proposal: Proposal, evaluation: Evaluation) -> None:
-        """The judge has spoken."""
+    def judged(self, proposal: Proposal, evaluation: Evaluation, subject: str = "") -> None:
+        """The judge has spoken, about what `runs.duplicates.subject` names."""
         texts = {"evaluation": evaluation.model_dump_json()}
-        self._note("judged", {"proposal": _plain(proposal)}, texts)
+        # A verdict that was taken over is not found again: whoever looks finds its origin.
+        about = None if evaluation.reused else subject or None
+        self._note("judged", {"proposal": _plain(proposal)}, texts, about)
+
+    def verdicts(self, subject: str) -> list[tuple[str, Evaluation]]:
+        """What the judge said of a subject in any run of the store, latest first, with the runs'
+        ids."""
+        if self._store is None:
+            return []
+        found: list[tuple[str, Evaluation]] = []
+        for run_id, event in self._store.about(subject):
+            try:
+                verdict = Evaluation.model_validate_json(event.document["evaluation"])
+            except _UNREADABLE:
+                # Another version of this program wrote it: it is judged anew.
+                continue
+            found.append((run_id, verdict))
+        return found
 
     def attempted(self, attempt: Attempt) -> None:
         """An attempt is complete."""
@@ -277,6 +295,7 @@ class Journal:
             "proposal": _plain(attempt.proposal),
             "outcome": attempt.outcome.value,
             "message": attempt.message,
+            "duplicate_of": attempt.duplicate_of,
         }
         candidate = attempt.candidate
         texts = {} if candidate is None else {"noted": candidate.solution.model_dump_json()}
@@ -287,10 +306,14 @@ class Journal:
         self._note("finished", {"reason": reason})
 
     def _note(
-        self, kind: str, document: dict[str, Any], texts: dict[str, str] | None = None
+        self,
+        kind: str,
+        document: dict[str, Any],
+        texts: dict[str, str] | None = None,
+        subject: str | None = None,
     ) -> None:
         if self._store is not None:
-            self._store.append(self.run_id, kind, document, texts)
+            self._store.append(self.run_id, kind, document, texts, subject)
 
 
 def _plain(proposal: Proposal) -> Any:

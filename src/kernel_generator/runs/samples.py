@@ -103,9 +103,9 @@ class Samples:
             if history:
                 proposal = Proposal(Purpose.REPAIR, number, parent=0, sample=sample)
             messages = render(self._brief, proposal, history)
-            self._tell(Asked(proposal))
+            self._tell(Asked(self.run_id, proposal))
             reply = await model.ask(Request(messages, self._brief, proposal, self._author.sampling))
-            self._tell(Replied(proposal, reply))
+            self._tell(Replied(self.run_id, proposal, reply))
             if reply.finish is Finish.EXHAUSTED:
                 raise InvalidInput(f"'{model.name}' has only so many proposals: {reply.detail}")
             name = solution_name(self._task, model.name, self.run_id, proposal)
@@ -113,11 +113,11 @@ class Samples:
             if not isinstance(solution, Unreadable):
                 noted = describe(solution, self._task, self.run_id, proposal, None)
                 self._read[sample] = GeneratedSolution.of(noted)
-                self._tell(SampleRead(proposal, reply, name))
+                self._tell(SampleRead(self.run_id, proposal, reply, name))
                 return
             history = [Attempt(proposal, reply, solution.outcome, solution.reason)]
             self.attempts += history
-            self._tell(Attempted(history[0], is_best=False))
+            self._tell(Attempted(self.run_id, history[0], is_best=False))
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:

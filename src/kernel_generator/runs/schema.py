@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,14 +46,31 @@ events = Table(
     Column("at", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("document", Text, nullable=False),
+    Column("subject", String),
+    Index("events_by_subject", "subject"),
 )
-"""What happened in a run, numbered from 1; documents are JSON that names texts by their hash."""
+"""What happened in a run, numbered from 1; documents are JSON that names texts by their hash. What
+was judged here has a subject; what was taken in from another store has none."""
 
 
 def _first(connection: Connection) -> None:
-    metadata.create_all(connection)
+    for statement in (
+        "CREATE TABLE about (name VARCHAR NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE runs (id VARCHAR NOT NULL PRIMARY KEY, began VARCHAR NOT NULL, "
+        "settings TEXT NOT NULL)",
+        "CREATE TABLE texts (sha256 VARCHAR NOT NULL PRIMARY KEY, text TEXT NOT NULL)",
+        "CREATE TABLE events (run VARCHAR NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, "
+        "at VARCHAR NOT NULL, kind VARCHAR NOT NULL, document TEXT NOT NULL, "
+        "PRIMARY KEY (run, number))",
+    ):
+        connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first,)
+def _second(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE events ADD COLUMN subject VARCHAR")
+    connection.exec_driver_sql("CREATE INDEX events_by_subject ON events (subject)")
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second)
 """Step n makes version n + 1 out of version n. A published step is never changed."""
 VERSION = len(MIGRATIONS)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 from filelock import FileLock, Timeout
-from sqlalchemy import create_engine, event, func, insert, select, update
+from sqlalchemy import bindparam, create_engine, event, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -43,6 +43,11 @@ _WAIT_S = 30.0
 _ID = re.compile(r"\w+", re.ASCII)
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 """What is set for each connection. FULL: an event outlives the machine's crash too."""
+_KEEP_TEXT = insert_or(schema.texts).on_conflict_do_nothing()
+_KEEP_EVENT = insert(schema.events)
+_LAST_NUMBER = select(func.coalesce(func.max(schema.events.c.number), 0)).where(
+    schema.events.c.run == bindparam("of_run")
+)
 _FULL, _READ_ONLY, _LOCKED = "full", "readonly", "locked"
 
 
@@ -152,37 +157,49 @@ class Store:
         kind: str,
         document: Mapping[str, Any],
         texts: Mapping[str, str] | None = None,
+        subject: str | None = None,
     ) -> None:
         """Note what happened, for good once this returns. `texts` are large parts of the document,
-        by name. Raises `StoreError`."""
+        by name; what has a `subject` is found by it. Raises `StoreError`."""
         # As JSON, which holds what UTF-8 does not: a reply may have half a surrogate pair.
         held = {name: json.dumps(text) for name, text in (texts or {}).items()}
         hashes = {name: text_key(text) for name, text in held.items()}
-        of_run = schema.events.c.run == run_id
-        last = select(func.coalesce(func.max(schema.events.c.number), 0)).where(of_run)
+        rows = [{"sha256": hashes[name], "text": text} for name, text in held.items()]
         with self._transaction() as connection:
-            for name, text in held.items():
-                row = {"sha256": hashes[name], "text": text}
-                connection.execute(insert_or(schema.texts).values(row).on_conflict_do_nothing())
+            if rows:
+                connection.execute(_KEEP_TEXT, rows)
             row = {
                 "run": run_id,
-                "number": connection.execute(last).scalar_one() + 1,
+                "number": connection.execute(_LAST_NUMBER, {"of_run": run_id}).scalar_one() + 1,
                 "at": _now(),
                 "kind": kind,
                 "document": json.dumps({**document, "texts": hashes}),
+                "subject": subject,
             }
-            connection.execute(insert(schema.events).values(row))
+            connection.execute(_KEEP_EVENT, row)
+
+    def about(self, subject: str) -> list[tuple[str, StoredEvent]]:
+        """What was noted in this store about a subject, latest first, with the runs' ids. Raises
+        `StoreError`."""
+        on_it = select(schema.events).where(schema.events.c.subject == subject)
+        query = on_it.order_by(schema.events.c.at.desc())
+        with self._transaction(reads=True) as connection:
+            rows = connection.execute(query).all()
+            return [(row.run, self._event(connection, row)) for row in rows]
 
     def events(self, run_id: str) -> list[StoredEvent]:
         """What happened in a run, in order. Raises `StoreError`."""
         found: list[StoredEvent] = []
         with self._transaction(reads=True) as connection:
             for row in connection.execute(_events_of(run_id)).all():
-                document = json.loads(row.document)
-                for name, key in document.pop("texts").items():
-                    document[name] = self._text(connection, key)
-                found.append(StoredEvent(row.number, row.at, row.kind, document))
+                found.append(self._event(connection, row))
         return found
+
+    def _event(self, connection: Connection, row: Any) -> StoredEvent:
+        document = json.loads(row.document)
+        for name, key in document.pop("texts").items():
+            document[name] = self._text(connection, key)
+        return StoredEvent(row.number, row.at, row.kind, document)
 
     # -- copies ---------------------------------------------------------------------------------
 
