@@ -114,7 +114,7 @@ class KernelGenerator:
         that it ends keeps what had passed, and can go on later. A `Spending` is shared with the
         other generators that were given it.
     price
-        Of a token, where no table knows it.
+        Of a token, where no table knows it; a `Spending` brings its own.
     judge
         Who judges, where several generators share devices; `limits` and `isolation` are then its
         own. None: this machine's device.
@@ -163,6 +163,8 @@ class KernelGenerator:
             )
         self.model_name: str = model.name
         self.language: str = _language(language, self.target, model.name)
+        if isinstance(budget, Spending) and price is not None:
+            raise InvalidInput("a shared Spending has its own price: Spending(budget, price)")
         self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
         """What was spent so far."""
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
