@@ -147,9 +147,9 @@ class History:
             case "attempted":
                 self.attempts.append(self._attempt(document))
             case "finished":
-                self.reason = document["reason"]
+                self.reason = _text(document["reason"])
             case "saved":
-                self.saved, self.saved_name = document["path"], document["name"]
+                self.saved, self.saved_name = _text(document["path"]), _text(document["name"])
             case _:
                 pass
 
@@ -208,7 +208,7 @@ class History:
             proposal=proposal,
             reply=steps.reply,
             outcome=Outcome(document["outcome"]),
-            message=document["message"],
+            message=_text(document["message"]),
             candidate=candidate,
             evaluation=steps.evaluation,
             duplicate_of=document.get("duplicate_of"),
@@ -316,6 +316,13 @@ class Journal:
             self._store.append(self.run_id, kind, document, texts, subject)
 
 
+def _text(value: object) -> str:
+    """Raises `TypeError` where it is none. One that is not UTF-8 is one too: models send such."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
 def _plain(proposal: Proposal) -> Any:
     return _PROPOSAL.dump_python(proposal, mode="json")
 
@@ -374,6 +381,8 @@ def read_run(run: StoredRun, events: Sequence[StoredEvent]) -> KnownRun:
     try:
         settings = RunSettings.model_validate(run.settings)
         history = History.of(events)
+        if history.best is not None and history.best.candidate is None:
+            raise ValueError("its best version has no source")
     except _UNREADABLE as error:
         raise StoreError(
             f"run {run.run_id} cannot be read, another version of this program may have written "

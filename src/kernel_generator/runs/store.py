@@ -220,40 +220,43 @@ class Store:
 
     def take_in(self, bundle: Bundle) -> bool:
         """Keep a run that another store had, whose bundle is whole. False where all of it is here
-        already; where its beginning is, the rest is added.
+        already; where its beginning is, the rest is added, and what is judged from then on is
+        judged in the bundle's isolation.
 
-        Raises `InvalidInput` where the run here went on otherwise, and `StoreError`.
+        Raises `InvalidInput` where the run here was begun or went on otherwise, and `StoreError`.
         """
-        run_id, texts = bundle.run_id, bundle.texts
+        run_id = bundle.run_id
+        settings = {"settings": json.dumps(bundle.settings)}
+        here = schema.runs.c.id == run_id
         with self._transaction() as connection:
+            row = connection.execute(select(schema.runs).where(here)).one_or_none()
             known = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
             shared = min(len(known), len(bundle.events))
-            if known[:shared] != list(bundle.events[:shared]):
+            if known[:shared] != list(bundle.events[:shared]) or (
+                row is not None and not _began_so(row, bundle)
+            ):
                 raise InvalidInput(
-                    f"the store has a run {run_id} that went on otherwise: import it into another "
-                    "store, with --store"
+                    f"the store has a run {run_id} that was begun or went on otherwise: import it "
+                    "into another store, with --store"
                 )
-            row = {
-                "id": run_id,
-                "began": bundle.began,
-                "settings": json.dumps(bundle.settings),
-            }
-            added = connection.execute(
-                insert_or(schema.runs).values(row).on_conflict_do_nothing()
-            ).rowcount
-            for key, text in texts.items():
-                row = {"sha256": key, "text": text}
-                connection.execute(insert_or(schema.texts).values(row).on_conflict_do_nothing())
+            if row is None:
+                made = {"id": run_id, "began": bundle.began, **settings}
+                connection.execute(insert(schema.runs).values(made))
+            elif len(bundle.events) > shared:
+                connection.execute(update(schema.runs).where(here).values(settings))
+            for key, text in bundle.texts.items():
+                held = {"sha256": key, "text": text}
+                connection.execute(insert_or(schema.texts).values(held).on_conflict_do_nothing())
             for number, event in enumerate(bundle.events[shared:], start=shared + 1):
-                row = {
+                noted = {
                     "run": run_id,
                     "number": number,
                     "at": event.at,
                     "kind": event.kind,
                     "document": json.dumps(event.document),
                 }
-                connection.execute(insert(schema.events).values(row))
-        return bool(added) or len(bundle.events) > shared
+                connection.execute(insert(schema.events).values(noted))
+        return row is None or len(bundle.events) > shared
 
     def _text(self, connection: Connection, key: str) -> str:
         return json.loads(self._held(connection, key))
@@ -384,6 +387,12 @@ def _events_of(run_id: str) -> Select[Any]:
 
 def _bundled(row: Any) -> BundledEvent:
     return BundledEvent(at=row.at, kind=row.kind, document=json.loads(row.document))
+
+
+def _began_so(row: Any, bundle: Bundle) -> bool:
+    """Whether a run is the bundle's, which may name another isolation."""
+    aside = {"isolation": None}
+    return row.began == bundle.began and json.loads(row.settings) | aside == bundle.settings | aside
 
 
 def _now() -> str:
