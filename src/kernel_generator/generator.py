@@ -39,6 +39,7 @@ from kernel_generator.prompts import logs
 from kernel_generator.runs import saving
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
+from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.goal import Goal
@@ -320,6 +321,7 @@ class KernelGenerator:
             isolation=self._isolation,
             program=VERSION,
             fingerprints=fingerprints(task),
+            contents=contents(task),
         )
 
     def _begun(self, run_id: str) -> RunSettings:

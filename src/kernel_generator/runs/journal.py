@@ -24,6 +24,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal
 from kernel_generator.domain.version import VERSION
 from kernel_generator.models.offline import OFFLINE
+from kernel_generator.runs.contents import Content, contents
 from kernel_generator.runs.goal import Goal
 from kernel_generator.search.ranking import best_index
 
@@ -39,6 +40,9 @@ _PROPOSAL, _REPLY = TypeAdapter(Proposal), TypeAdapter(Reply)
 _MESSAGES = TypeAdapter(tuple[Message, ...])
 _UNREADABLE = (KeyError, TypeError, ValueError)
 """What reading a document raises that another version wrote, pydantic's errors among it."""
+
+_BLANK = {"messages": "[]", "text": ""}
+"""In the place of texts that were not read."""
 
 
 class RunSettings(Record):
@@ -61,6 +65,8 @@ class RunSettings(Record):
     """This program's version."""
     fingerprints: dict[str, str] = Field(default_factory=dict[str, str])
     """Hashes of the definition, under '', and of its workloads, by uuid."""
+    contents: dict[str, Content] = Field(default_factory=dict[str, Content])
+    """Of the files of captured inputs, by path; none where an older version began it."""
 
     @property
     def goal(self) -> Goal:
@@ -78,6 +84,10 @@ class RunSettings(Record):
             ("has changed", {uuid for uuid in kept if before[uuid] != now[uuid]}),
         ):
             found += [f"workload {uuid} {what}" for uuid in sorted(uuids)]
+        files = contents(task)
+        for path in sorted(self.contents.keys() & files.keys()):
+            if self.contents[path].differs(files[path]):
+                found.append(f"what is in '{path}' has changed")
         return found
 
 
@@ -358,16 +368,36 @@ class KnownRun:
 
 
 def known_runs(store: Store) -> tuple[list[KnownRun], list[StoreError]]:
-    """Every run of a store that can be read, oldest first, and why others cannot. Raises
-    `StoreError`."""
+    """Every run of a store that can be read, oldest first, and why others cannot.
+
+    Of their texts only evaluations and the best versions are read: requests and replies are blank,
+    and other attempts have no candidate. Raises `StoreError`.
+    """
     found: list[KnownRun] = []
     problems: list[StoreError] = []
     for run in store.runs():
         try:
-            found.append(read_run(run, store.events(run.run_id)))
+            found.append(_listed(store, run))
         except StoreError as error:
             problems.append(error)
     return found, problems
+
+
+def _listed(store: Store, run: StoredRun) -> KnownRun:
+    events = store.events(run.run_id, only=("evaluation",))
+    with _reading(run):
+        settings = RunSettings.model_validate(run.settings)
+        history = History()
+        for event in events:
+            if event.kind != "read":
+                history.add(event.kind, _BLANK | event.document)
+        if (best := best_index(history.attempts)) is not None:
+            attempted = [event for event in events if event.kind == "attempted"]
+            noted = store.text(attempted[best].unread["noted"])
+            attempt = history.attempts[best]
+            candidate = Candidate(Solution.model_validate_json(noted), attempt.proposal)
+            history.attempts[best] = replace(attempt, candidate=candidate)
+    return KnownRun(run.run_id, run.began, settings, history)
 
 
 def known_run(store: Store, run_id: str) -> KnownRun:
@@ -378,14 +408,20 @@ def known_run(store: Store, run_id: str) -> KnownRun:
 
 def read_run(run: StoredRun, events: Sequence[StoredEvent]) -> KnownRun:
     """What a run's events come to. Raises `StoreError` where they cannot be read."""
-    try:
+    with _reading(run):
         settings = RunSettings.model_validate(run.settings)
         history = History.of(events)
         if history.best is not None and history.best.candidate is None:
             raise ValueError("its best version has no source")
+    return KnownRun(run.run_id, run.began, settings, history)
+
+
+@contextlib.contextmanager
+def _reading(run: StoredRun) -> Generator[None]:
+    try:
+        yield
     except _UNREADABLE as error:
         raise StoreError(
             f"run {run.run_id} cannot be read, another version of this program may have written "
             f"it: {' '.join(str(error).split())[:200]}"
         ) from error
-    return KnownRun(run.run_id, run.began, settings, history)
