@@ -172,6 +172,7 @@ def without_the_source_of_its_best(bundle: dict[str, Any]) -> None:
         (with_a_text_that_is("[" * 100_000), "the messages of event 1 is no JSON string"),
         (with_a_field("finished", "reason", 1), "cannot be read.*1 is no text"),
         (with_a_field("attempted", "message", ["x"]), "cannot be read.*is no text"),
+        (with_a_field("attempted", "duplicate_of", "x"), "cannot be read.*valid integer"),
         (with_a_field("saved", "path", None), "cannot be read.*is no text"),
         (with_a_field("saved", "name", {}), "cannot be read.*is no text"),
         (with_a_half_pair_for_a_kind, "is no bundle of a run: events.0.kind"),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _PROPOSAL, _REPLY = TypeAdapter(Proposal), TypeAdapter(Reply)
 _MESSAGES = TypeAdapter(tuple[Message, ...])
+_INDEX: TypeAdapter[int | None] = TypeAdapter(int | None)
 _UNREADABLE = (KeyError, TypeError, ValueError)
 """What reading a document raises that another version wrote, pydantic's errors among it."""
 
@@ -221,7 +222,7 @@ class History:
             message=_text(document["message"]),
             candidate=candidate,
             evaluation=steps.evaluation,
-            duplicate_of=document.get("duplicate_of"),
+            duplicate_of=_INDEX.validate_python(document.get("duplicate_of")),
         )
 
 
@@ -371,7 +372,7 @@ def known_runs(store: Store) -> tuple[list[KnownRun], list[StoreError]]:
     """Every run of a store that can be read, oldest first, and why others cannot.
 
     Of their texts only evaluations and the best versions are read: requests and replies are blank,
-    and other attempts have no candidate. Raises `StoreError`.
+    other attempts have no candidate, and no evaluation tells of its workloads. Raises `StoreError`.
     """
     found: list[KnownRun] = []
     problems: list[StoreError] = []
@@ -389,8 +390,13 @@ def _listed(store: Store, run: StoredRun) -> KnownRun:
         settings = RunSettings.model_validate(run.settings)
         history = History()
         for event in events:
+            document = _BLANK | event.document
+            if event.kind == "judged":
+                verdict = json.loads(document["evaluation"])
+                # They are nearly all of it.
+                document["evaluation"] = json.dumps(verdict | {"workloads": []})
             if event.kind != "read":
-                history.add(event.kind, _BLANK | event.document)
+                history.add(event.kind, document)
         if (best := best_index(history.attempts)) is not None:
             attempted = [event for event in events if event.kind == "attempted"]
             noted = store.text(attempted[best].unread["noted"])
