@@ -39,6 +39,7 @@ from kernel_generator.prompts import logs
 from kernel_generator.runs import saving
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
+from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.goal import Goal
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
     from kernel_generator.evaluation.judge import Judge, Limits
     from kernel_generator.models.protocol import LanguageModel
-    from kernel_generator.runs.journal import KnownRun
+    from kernel_generator.runs.journal import History, KnownRun
 
 
 AT_ONCE = 32
@@ -114,7 +115,7 @@ class KernelGenerator:
         that it ends keeps what had passed, and can go on later. A `Spending` is shared with the
         other generators that were given it.
     price
-        Of a token, where no table knows it.
+        Of a token, where no table knows it; a `Spending` brings its own.
     judge
         Who judges, where several generators share devices; `limits` and `isolation` are then its
         own. None: this machine's device.
@@ -163,6 +164,8 @@ class KernelGenerator:
             )
         self.model_name: str = model.name
         self.language: str = _language(language, self.target, model.name)
+        if isinstance(budget, Spending) and price is not None:
+            raise InvalidInput("a shared Spending has its own price: Spending(budget, price)")
         self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
         """What was spent so far."""
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
@@ -318,6 +321,7 @@ class KernelGenerator:
             isolation=self._isolation,
             program=VERSION,
             fingerprints=fingerprints(task),
+            contents=contents(task),
         )
 
     def _begun(self, run_id: str) -> RunSettings:
@@ -363,7 +367,8 @@ class KernelGenerator:
         run_id = solution.run_id if isinstance(solution, GeneratedSolution) else ""
         if (before := self._saved_before(run_id, solution, traceset)) is not None:
             return before
-        path, written = saving.save_solution(solution, traceset, evaluation)
+        once = self._store is not None and bool(run_id)
+        path, written = saving.save_solution(solution, traceset, evaluation, once=once)
         if self._store is not None and run_id:
             try:
                 note_saved(self._store, run_id, path.absolute(), solution.name)
@@ -381,11 +386,7 @@ class KernelGenerator:
             history = known_run(self._store, run_id).history
         except (StoreError, UnknownName):
             return None
-        if history.saved is None or history.saved_name != solution.name:
-            return None
-        path = Path(history.saved)
-        here = traceset.root is not None and path.is_relative_to(Path(traceset.root).absolute())
-        return path if here and path.is_file() else None
+        return _saved_in(traceset, history) if history.saved_name == solution.name else None
 
     def rescue(self, solution: Solution) -> Path:
         """Write a solution that could not be saved to the temporary folder; the path written.
@@ -458,15 +459,22 @@ def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
     """
     with store.working_on(run.run_id):
         history = known_run(store, run.run_id).history
-        if history.is_saved and history.saved is not None:
+        if history.is_saved and (before := _saved_in(traceset, history)) is not None:
             # Another program was quicker.
-            return Path(history.saved)
+            return before
         if history.best is None:
             raise ValueError("there is nothing to save")
         solution = _solution_of(history.best, run.run_id)
-        path, _ = saving.save_solution(solution, traceset, solution.evaluation)
+        path, _ = saving.save_solution(solution, traceset, solution.evaluation, once=True)
         note_saved(store, run.run_id, path.absolute(), solution.name)
         return path
+
+
+def _saved_in(traceset: TraceSet, history: History) -> Path | None:
+    """What a run wrote into the trace set; None where that is not here."""
+    path = Path(history.saved or "")
+    here = traceset.root is not None and path.is_relative_to(Path(traceset.root).absolute())
+    return path if here and path.is_file() else None
 
 
 def explain(evaluation: Evaluation, solution: Solution) -> str:

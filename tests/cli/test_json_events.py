@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
+
+import pytest
 
 from kernel_generator.domain.conversation import Finish, Reply
 from kernel_generator.domain.events import Replied, RunStarted, Saved
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.reporting.lines import EventLines, each
-from tests.cli.commands import UNTIMED, Shell, at
+from tests.cli.commands import KEY, UNTIMED, Shell, at, start
 from tests.loopback import LoopbackServer, says
 from tests.runs.sets import RIGHT, WRONG
 
@@ -42,6 +45,41 @@ def test_resuming_tells_in_the_same_way(shell: Shell) -> None:
     events = [json.loads(line)["event"] for line in ran.out.splitlines()]
     assert events.count("attempted") == 2
     assert events[-1] == "saved"
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_changes_nothing_else(
+    shell: Shell, tmp_path: Path, own_store: Path
+) -> None:
+    with LoopbackServer([says(WRONG), says(RIGHT)]) as server:
+        program = start(
+            *("optimize", "set", *at(server), *UNTIMED, "--json-events"),
+            folder=tmp_path,
+            LLM_API_KEY=KEY,
+            KERNEL_GENERATOR_STORE=str(own_store),
+        )
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert json.loads(program.stdout.readline())["event"]
+        program.stdout.close()
+        said = program.stderr.read()
+        assert program.wait(60) == 0, said
+    assert "BrokenPipeError" not in said
+    assert "processed 1 of 1, successful 1" in said
+    assert len(list((tmp_path / "set" / "solutions").rglob("*.json"))) == 1
+
+
+def test_a_stream_that_takes_no_more_is_left_alone() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            tried.append(text)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    tried: list[str] = []
+    tell = EventLines(Full())
+    for _ in range(2):
+        tell(Saved("r1", Path("a"), "n"))
+    assert len(tried) == 1
 
 
 def test_one_document_and_lines_at_once_are_refused(shell: Shell) -> None:

@@ -67,7 +67,8 @@ def test_a_run_that_still_waits_says_so_again_and_asks_once(
 
 def test_a_reply_that_is_brought_twice_is_known(shell: Shell, tmp_path: Path, run: str) -> None:
     answer(tmp_path / "back", f"{run}-r1.reply.md", WRONG)
-    shell.run("replies", "import", run, "back")
+    ran = shell.run("replies", "import", run, "back")
+    assert ran.err.endswith(f"1 taken, 0 known already; to go on: kernel-generator resume {run}\n")
     ran = shell.run("replies", "import", run, "back")
     assert ran.code == 0
     assert "0 taken, 1 known already" in ran.err

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator import load_traceset
+from kernel_generator.runs.journal import note_saved
 from kernel_generator.runs.store import Store
 from tests.cli.commands import KEY, UNTIMED, Shell, at, start
 from tests.loopback import LoopbackServer, fails, says, stalls_before_answering
 from tests.running import soon
-from tests.runs.sets import OP_TYPE, RIGHT, WRONG, a_traceset, write_definition
+from tests.runs.kept import keep_run
+from tests.runs.sets import OP_TYPE, RIGHT, WRONG, a_traceset, an_evaluation, write_definition
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.commands import Ran
 
 
@@ -58,6 +60,23 @@ def test_a_run_that_has_ended_is_left_alone(shell: Shell) -> None:
     assert f"run {run} has ended: a version passed on all workloads" in ran.err
     assert "no run waits to go on" in every.err
     assert len(server.requests) == 1
+
+
+def test_what_another_machine_saved_is_saved_here(
+    shell: Shell, tmp_path: Path, own_store: Path
+) -> None:
+    store = Store(own_store)
+    run = keep_run(store, load_traceset("set")[0], an_evaluation(sizes=(3,)), traceset="/there")
+    note_saved(store, run, Path("/there/solutions/x.json"), f"scale_add_r1_{run}")
+    ran = shell.run("resume", run)
+    assert ran.code == 2
+    assert "where it was moved, say so with --traceset DIR" in ran.err
+    for _ in range(2):
+        ran = shell.run("resume", run, "--traceset", "set", "--json")
+        assert ran.code == 0, ran.err
+        [saved] = (tmp_path / "set" / "solutions").rglob("*.json")
+        [row] = ran.document["definitions"]
+        assert Path(row["file"]).absolute() == saved
 
 
 def test_what_passed_and_was_not_saved_is_saved_without_asking(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from flashinfer_bench import TraceSet
 
+from kernel_generator import load_traceset
 from kernel_generator.runs.store import Store
 from tests.cli.commands import UNTIMED, Shell, at
 from tests.loopback import LoopbackServer, says
-from tests.runs.sets import OP_TYPE, RIGHT, WRONG
+from tests.runs.kept import keep_run
+from tests.runs.sets import OP_TYPE, RIGHT, WRONG, an_evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +174,24 @@ def test_what_comes_from_elsewhere_is_judged_in_full_isolation(shell: Shell, run
     assert imported(shell, bundle).code == 0
     [found] = Store(shell.folder / "elsewhere.db").runs()
     assert found.settings["isolation"] == "strict"
+
+
+def test_what_is_told_to_go_on_with_names_the_store(shell: Shell) -> None:
+    store, loaded = Store(shell.folder / "first.db"), load_traceset("set")[0]
+    run = keep_run(store, loaded, an_evaluation(sizes=(3,)), reason=None)
+    shell.run("export", run, "out", "--store", "first.db")
+    ran = imported(shell, shell.folder / "out" / f"{run}.bundle.json", "else where.db")
+    assert f"resume {run} --traceset DIR --store 'else where.db'" in ran.err
+
+
+def test_a_run_is_forgotten_where_that_is_asked_for(shell: Shell, own_store: Path) -> None:
+    store, loaded = Store(own_store), load_traceset("set")[0]
+    first, second = (keep_run(store, loaded, an_evaluation(sizes=(3,))) for _ in range(2))
+    with store.working_on(first):
+        assert "is being worked on" in shell.run("runs", "--delete", first).err
+    document = shell.run("runs", "--delete", first, "--json").document
+    assert [run["run"] for run in document["runs"]] == [second]
+    assert shell.run("runs", "--delete", first).code == 2
 
 
 def test_an_unknown_run_is_not_exported(shell: Shell, run: str) -> None:

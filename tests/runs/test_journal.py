@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,12 +19,30 @@ from kernel_generator.evaluation.judge import Opened
 from kernel_generator.generator import make_task
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.author import Author
+from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import Journal, RunSettings, fingerprints, known_run
+from kernel_generator.runs.journal import (
+    Journal,
+    RunSettings,
+    fingerprints,
+    known_run,
+    known_runs,
+    note_saved,
+)
 from kernel_generator.runs.store import Store
+from kernel_generator.runs.tracesets import load_traceset
 from kernel_generator.search.refine import Refine
-from tests.runs.sets import RIGHT, WRONG, a_solution, a_traceset, an_evaluation
+from tests.runs.kept import keep_run, task_of
+from tests.runs.sets import (
+    OP_TYPE,
+    RIGHT,
+    WRONG,
+    a_solution,
+    a_traceset,
+    an_evaluation,
+    workload_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -190,3 +210,64 @@ def test_what_was_edited_is_named(task: Task, tmp_path: Path) -> None:
     now = make_task(traceset, traceset.definitions["scale_add"], TARGETS["CPU"], "python")
     assert settings(task).changes(task) == []
     assert settings(task).changes(now) == ["workload n7 is new", "workload n64 is gone"]
+
+
+@pytest.mark.parametrize("larger", [False, True], ids=["read whole", "read at its ends"])
+def test_captured_inputs_that_changed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, larger: bool
+) -> None:
+    if larger:
+        monkeypatch.setattr("kernel_generator.runs.contents._READ_WHOLE", 8)
+    blob = tmp_path / "set" / "blob" / "x.safetensors"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"the captured values")
+    a_traceset(tmp_path / "set")
+    captured = {"type": "safetensors", "path": "blob/x.safetensors", "tensor_key": "x"}
+    lines = [workload_line("scale_add", 3, captured), workload_line("scale_add", 64)]
+    workloads = tmp_path / "set" / "workloads" / OP_TYPE / "scale_add.jsonl"
+    workloads.write_text("".join(f"{line}\n" for line in lines))
+    task = task_of(load_traceset(tmp_path / "set")[0])
+    begun = settings(task).model_copy(update={"contents": contents(task)})
+    begun = RunSettings.model_validate_json(begun.model_dump_json())
+    assert bool(begun.contents["blob/x.safetensors"].whole) is not larger
+
+    os.utime(blob, (0, 0))
+    assert begun.changes(task) == []
+    blob.write_bytes(b"some other values!!")
+    assert begun.changes(task) == ["what is in 'blob/x.safetensors' has changed"]
+    assert settings(task).changes(task) == [], "what an older version knew nothing of"
+    blob.unlink()
+    assert begun.changes(task) == ["what is in 'blob/x.safetensors' has changed"]
+
+
+def test_runs_are_listed_without_their_requests_replies_and_sources(
+    store: Store, tmp_path: Path
+) -> None:
+    traceset = a_traceset(tmp_path / "other")
+    wrong, right = an_evaluation(Outcome.WRONG_VALUES), an_evaluation(speedup=3.0)
+    ended = keep_run(store, traceset, wrong, right)
+    note_saved(store, ended, tmp_path / "saved.json", f"scale_add_r2_{ended}")
+    begun = keep_run(store, traceset, wrong, reason=None)
+    whole = [known_run(store, run) for run in (ended, begun)]
+    kept = {whole[0].history.best.candidate.solution.name}  # type: ignore[union-attr]
+    with sqlite3.connect(store.path) as connection:
+        for key, text in connection.execute("SELECT sha256, text FROM texts").fetchall():
+            if "workloads" not in text and not any(name in text for name in kept):
+                connection.execute("DELETE FROM texts WHERE sha256 = ?", (key,))
+    listed, problems = known_runs(store)
+    assert problems == []
+    for found, known in zip(listed, whole, strict=True):
+        assert (found.run_id, found.settings) == (known.run_id, known.settings)
+        assert (found.state, found.is_over) == (known.state, known.is_over)
+        assert found.history.cost_usd == known.history.cost_usd
+        assert found.history.usage == known.history.usage
+        for one, other in [(found.history.best, known.history.best)]:
+            assert (one is None) is (other is None)
+            if one is not None and other is not None:
+                assert one.candidate == other.candidate
+                assert other.evaluation is not None
+                assert one.evaluation == other.evaluation.model_copy(update={"workloads": ()})
+        outcomes = [attempt.outcome for attempt in found.history.attempts]
+        assert outcomes == [attempt.outcome for attempt in known.history.attempts]
+    with pytest.raises(StoreError, match="missing"):
+        known_run(store, begun)

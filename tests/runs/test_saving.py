@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from flashinfer_bench import TraceSet
 from kernel_generator import load_traceset
 from kernel_generator.domain.errors import TraceSetError
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.generator import GeneratedSolution
+from kernel_generator.generator import GeneratedSolution, save_result
+from kernel_generator.runs.journal import known_run
 from kernel_generator.runs.saving import (
     check_writable,
     rescue_solution,
@@ -25,6 +27,8 @@ from kernel_generator.runs.saving import (
     save_traces,
     slug,
 )
+from kernel_generator.runs.store import Store
+from tests.runs.kept import keep_run
 from tests.runs.sets import (
     OP_TYPE,
     a_solution,
@@ -278,6 +282,45 @@ def test_traces_of_a_solution_that_the_set_does_not_hold_are_refused(
     with pytest.raises(TraceSetError, match="traces"):
         save_traces(a_solution(), traceset, an_evaluation())
     assert not (tmp_path / "traces").exists()
+
+
+# --- a run's result, which may be saved again -------------------------------------------------
+
+
+def test_what_was_saved_and_not_noted_is_found_and_not_written_again(
+    traceset: TraceSet, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "runs.db")
+    run = keep_run(store, traceset)
+    path = save_result(known_run(store, run), store, traceset)
+    kept = listing(tmp_path / "solutions") | listing(tmp_path / "traces")
+    store.close()
+    with sqlite3.connect(store.path) as connection:
+        assert connection.execute("DELETE FROM events WHERE kind = 'saved'").rowcount == 1
+    assert not known_run(store, run).history.is_saved
+    again, _ = load_traceset(tmp_path)
+    assert save_result(known_run(store, run), store, again) == path
+    assert listing(tmp_path / "solutions") | listing(tmp_path / "traces") == kept
+    assert known_run(store, run).history.is_saved
+    assert len(again.solutions["scale_add"]) == 1
+    assert len(again.traces["scale_add"]) == 2
+
+
+def test_traces_that_a_kill_left_out_are_added(traceset: TraceSet, tmp_path: Path) -> None:
+    verdict = an_evaluation()
+    first = save_solution(a_solution("mine"), traceset, verdict, once=True)
+    kept = (tmp_path / TRACES).read_text()
+    for left in ("", kept.splitlines(keepends=True)[0]):
+        (tmp_path / TRACES).write_text(left)
+        assert save_solution(a_solution("mine"), traceset, verdict, once=True) == first
+        read = reread(tmp_path)
+        assert len(read.solutions["scale_add"]) == 1
+        assert len(read.traces["scale_add"]) == 2
+
+
+def test_another_solution_of_that_name_is_not_taken_for_it(traceset: TraceSet) -> None:
+    save_solution(a_solution("mine", source="def run(x):\n    return x\n"), traceset, None)
+    assert save_solution(a_solution("mine"), traceset, None, once=True)[1].name == "mine_2"
 
 
 # --- what cannot be written ------------------------------------------------------------------

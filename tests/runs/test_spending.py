@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
+from kernel_generator import KernelGenerator
 from kernel_generator.domain.budget import Budget, Price
 from kernel_generator.domain.conversation import Finish, Reply, Usage
+from kernel_generator.domain.errors import InvalidInput
+from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.spending import Spending
 from tests.runs.sets import an_evaluation
 
@@ -58,6 +62,41 @@ def test_a_price_that_nobody_knows_ends_a_budget_in_dollars_and_no_other() -> No
     assert "the price of 'a-model' is not known" in dollars.exhausted
     assert "state it with --price" in dollars.exhausted
     assert tokens.exhausted == ""
+
+
+def test_a_model_that_reports_no_usage_ends_a_budget_in_tokens_or_dollars_and_says_so() -> None:
+    silent = Reply("", Finish.COMPLETE, "a-silent-model")
+    price = Price(2.0, 10.0)
+    for budget, limit in ((Budget(tokens=1000), "1000 tokens"), (Budget(usd=5.0), r"\$5")):
+        spending = Spending(budget, price)
+        assert spending.exhausted == ""
+        spending.replied(spending.priced(silent))
+        told = f"'a-silent-model' reports no usage, so a budget of {limit} cannot be kept to"
+        assert re.match(told, spending.exhausted)
+        assert "--max-minutes" in spending.exhausted
+        assert "--price" not in spending.exhausted
+    for budget in (Budget(wall_s=1000.0), Budget(device_s=1000.0)):
+        spending = Spending(budget)
+        spending.replied(silent)
+        assert spending.exhausted == ""
+
+
+def test_a_reply_that_costs_nothing_needs_no_usage() -> None:
+    spending = Spending(Budget(usd=1.0, tokens=10))
+    spending.replied(Reply("", Finish.COMPLETE, "replay:0badcafe", None, 0.0))
+    assert spending.exhausted == ""
+
+
+def test_a_price_beside_a_shared_spending_is_refused() -> None:
+    def made(budget: Budget | Spending) -> KernelGenerator:
+        model = ScriptedModel([])
+        return KernelGenerator(
+            model=model, language="python", target_gpu="CPU", budget=budget, price=Price(1.0, 1.0)
+        )
+
+    with pytest.raises(InvalidInput, match=r"has its own price: Spending\(budget, price\)"):
+        made(Spending())
+    made(Budget())
 
 
 def test_a_stated_price_is_counted() -> None:

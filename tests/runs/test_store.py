@@ -88,6 +88,35 @@ def test_a_text_that_was_altered_is_noticed(store: Store, path: Path) -> None:
         store.events(RUN)
 
 
+def test_texts_that_are_not_wanted_are_left_out_and_read_later(store: Store, path: Path) -> None:
+    store.append(RUN, "judged", {"n": 1}, {"evaluation": "passed", "note": "a long one"})
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE texts SET text = '\"else\"' WHERE text = '\"a long one\"'")
+    [event] = store.events(RUN, only=("evaluation",))
+    assert event.document == {"n": 1, "evaluation": "passed"}
+    with pytest.raises(StoreError, match="missing or was altered"):
+        store.text(event.unread["note"])
+
+
+def test_a_run_is_deleted_with_the_texts_that_no_other_has(store: Store, path: Path) -> None:
+    store.begin("other", {})
+    for run, texts in ((RUN, ("both", "one")), ("other", ("both", "another"))):
+        for text in texts:
+            store.append(run, "replied", {}, {"text": text})
+    before = store.events("other")
+    with store.working_on(RUN), pytest.raises(RunBusy):
+        store.delete(RUN)
+    store.delete(RUN)
+    assert [run.run_id for run in store.runs()] == ["other"]
+    assert store.events(RUN) == []
+    assert store.events("other") == before
+    with sqlite3.connect(path) as connection:
+        found = connection.execute("SELECT text FROM texts ORDER BY text").fetchall()
+    assert found == [('"another"',), ('"both"',)]
+    with pytest.raises(UnknownName):
+        store.delete(RUN)
+
+
 def test_an_unknown_run_is_told_with_the_closest_one(store: Store) -> None:
     with pytest.raises(UnknownName, match="unknown run '0badcaff': did you mean '0badcafe'"):
         store.find("0badcaff")

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -125,6 +126,9 @@ app.command("doctor", help="Tell what works on this machine and what to do about
 def main() -> None:
     """Entry point of `kernel-generator`."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A name may hold what the terminal's encoding, or any, has no bytes for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     wants_json = "--json" in sys.argv
     try:
         result: Any = app(standalone_mode=False)
@@ -141,13 +145,25 @@ def main() -> None:
         code = _fail(str(error), type(error).__name__, Exit.UNSOLVED, wants_json)
     except BrokenPipeError:
         # The reader of stdout has gone (`| head`): nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.UNSOLVED
     except Exception as error:  # noqa: BLE001 - the outermost boundary: what escapes is our fault
         traceback.print_exc()
         told = f"a fault of kernel-generator itself: {type(error).__name__}: {error}"
         code = _fail(told, "Fault", Exit.FAULT, wants_json)
-    sys.exit(code)
+    sys.exit(_let_go_of_stdout(code))
+
+
+def _let_go_of_stdout(code: int) -> int:
+    """How the program ends once what it said is out. Python itself would end otherwise, with words
+    of its own, where it finds only then that nobody takes it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: stdout cannot be written: {error.strerror}", file=sys.stderr)
+            return code or Exit.UNSOLVED
+    return code
 
 
 def _misused(error: Any, wants_json: bool) -> int:

@@ -13,13 +13,27 @@ if TYPE_CHECKING:
     from kernel_generator.runs.journal import KnownRun
 
 
-def runs(store: StoreOption = None, as_json: JsonOption = False) -> None:
+def runs(
+    delete: Annotated[
+        str | None,
+        typer.Option(
+            "--delete",
+            metavar="RUN",
+            help="Forget this run first. What it saved into a trace set stays.",
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the runs that are kept, oldest first."""
     from kernel_generator.reporting.tables import runs_table
     from kernel_generator.runs.journal import known_runs
     from kernel_generator.runs.store import Store
 
     kept = Store(store)
+    if delete is not None:
+        kept.delete(delete)
     found, problems = known_runs(kept)
     for problem in problems:
         to_stderr().print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)

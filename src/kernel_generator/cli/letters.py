@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kernel_generator.cli.options import StoreOption
+from kernel_generator.cli.options import StoreOption, at_store
 
 _RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="The run's id, as `runs` lists it.")
@@ -51,5 +51,5 @@ def import_replies(
         print(name)
     told = f"{len(brought.taken)} taken, {len(brought.known)} known already"
     if brought.taken:
-        told += f"; to go on: kernel-generator resume {run}"
+        told += f"; to go on: kernel-generator resume {run}{at_store(store)}"
     to_stderr().print(told, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -198,3 +199,8 @@ JsonEventsOption = Annotated[
         "stderr.",
     ),
 ]
+
+
+def at_store(store: Path | None) -> str:
+    """What a command to paste needs so that it finds the store that was named; else nothing."""
+    return "" if store is None else f" --store {shlex.quote(str(store))}"

@@ -152,7 +152,8 @@ def _part(run: KnownRun, means: _Means) -> Row | Job:
     from kernel_generator.reporting.tables import Row
 
     definition, best = run.settings.definition, run.history.best
-    if run.is_over:
+    # What another machine saved is not here.
+    if run.is_over and (best is None or Path(run.history.saved or "").is_file()):
         means.progress.line(f"run {run.run_id} has ended: {run.state}")
         if best is None:
             return Row(definition, "", "FAILED", message=run.state)

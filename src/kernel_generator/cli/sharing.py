@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kernel_generator.cli.console import to_stderr
-from kernel_generator.cli.options import StoreOption
+from kernel_generator.cli.options import StoreOption, at_store
 
 if TYPE_CHECKING:
     from flashinfer_bench import TraceSet
@@ -57,7 +57,8 @@ def import_bundle(
         _tell(f"run {run.run_id} was known already")
     _tell(f"{run.settings.definition}: {len(run.history.attempts)} attempts; {run.state}")
     if not run.is_over:
-        _tell(f"to go on: kernel-generator resume {run.run_id} --traceset DIR")
+        go_on = f"kernel-generator resume {run.run_id} --traceset DIR{at_store(store)}"
+        _tell(f"to go on: {go_on}")
 
 
 def _traceset(run: KnownRun, moved: Path | None) -> TraceSet | None:

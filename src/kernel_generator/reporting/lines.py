@@ -14,17 +14,20 @@ if TYPE_CHECKING:
 
 
 class EventLines:
-    """An observer that writes one line for each event, at once.
+    """An observer that writes one line for each event, at once. Where the stream takes no more,
+    its reader has gone for example, it writes no further one and leaves the run alone.
 
     `event` is the kind ('run_started', 'attempted', ...), `at` the time (ISO 8601, UTC), `run` the
     run's id, where it is of one; the other fields are the event's own.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream: TextIO | None = stream
 
     def __call__(self, event: Event) -> None:
         """Write it."""
+        if self._stream is None:
+            return
         fields = to_jsonable_python(event, inf_nan_mode="strings")
         line = {
             "event": re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower(),
@@ -33,8 +36,11 @@ class EventLines:
             **fields,
         }
         # What is not ASCII is escaped: a reply may hold what no encoding has.
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
+        except OSError:
+            self._stream = None
 
 
 def each(*observers: Observer) -> Observer:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, Literal
 
 from pydantic import Field
 
 from kernel_generator.domain.evaluation import Record
 
+_TIME = r"^[0-9T:.+-]+$"
+
 
 class BundledEvent(Record):
     """An event as the store holds it: its document names texts by their hash."""
 
-    at: str
-    kind: str
+    at: str = Field(pattern=_TIME)
+    kind: str = Field(pattern=r"^[a-z_]+$")
     document: dict[str, Any]
 
 
@@ -24,15 +27,17 @@ class Bundle(Record):
     kind: Literal["kernel-generator run"] = "kernel-generator run"
     version: Literal[1] = 1
     run_id: str = Field(pattern=r"^[A-Za-z0-9_]+$")
-    began: str
+    began: str = Field(pattern=_TIME)
     settings: dict[str, Any]
     events: tuple[BundledEvent, ...]
     texts: dict[str, str]
-    """JSON strings by their SHA-256."""
+    """JSON strings, in ASCII, by their SHA-256."""
 
     @property
     def problem(self) -> str:
-        """Which text that an event names is not there, or was altered; empty where none."""
+        """What is wrong with it: a text that an event names is not there or was altered, or one is
+        there that no event names. Empty where it is whole."""
+        unnamed = set(self.texts)
         for number, event in enumerate(self.events, start=1):
             named = event.document.get("texts")
             if not isinstance(named, dict):
@@ -41,11 +46,25 @@ class Bundle(Record):
                 text = self.texts.get(str(key))
                 if text is None:
                     return f"the {name} of event {number} is missing"
+                if not _is_a_string(text):
+                    return f"the {name} of event {number} is no JSON string"
                 if text_key(text) != key:
                     return f"the {name} of event {number} was altered"
-        return ""
+                unnamed.discard(key)
+        return f"it has {len(unnamed)} texts that no event names" if unnamed else ""
+
+    def dumped(self) -> str:
+        """As one JSON document, in ASCII: what is not UTF-8 stays what it is."""
+        return json.dumps(self.model_dump())
 
 
 def text_key(text: str) -> str:
     """What a text is stored under: its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_a_string(text: str) -> bool:
+    try:
+        return text.isascii() and text.startswith('"') and isinstance(json.loads(text), str)
+    except ValueError:
+        return False

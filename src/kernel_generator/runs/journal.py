@@ -24,6 +24,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal
 from kernel_generator.domain.version import VERSION
 from kernel_generator.models.offline import OFFLINE
+from kernel_generator.runs.contents import Content, contents
 from kernel_generator.runs.goal import Goal
 from kernel_generator.search.ranking import best_index
 
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 
 _PROPOSAL, _REPLY = TypeAdapter(Proposal), TypeAdapter(Reply)
 _MESSAGES = TypeAdapter(tuple[Message, ...])
+_INDEX: TypeAdapter[int | None] = TypeAdapter(int | None)
 _UNREADABLE = (KeyError, TypeError, ValueError)
 """What reading a document raises that another version wrote, pydantic's errors among it."""
+
+_BLANK = {"messages": "[]", "text": ""}
+"""In the place of texts that were not read."""
 
 
 class RunSettings(Record):
@@ -61,6 +66,8 @@ class RunSettings(Record):
     """This program's version."""
     fingerprints: dict[str, str] = Field(default_factory=dict[str, str])
     """Hashes of the definition, under '', and of its workloads, by uuid."""
+    contents: dict[str, Content] = Field(default_factory=dict[str, Content])
+    """Of the files of captured inputs, by path; none where an older version began it."""
 
     @property
     def goal(self) -> Goal:
@@ -78,6 +85,10 @@ class RunSettings(Record):
             ("has changed", {uuid for uuid in kept if before[uuid] != now[uuid]}),
         ):
             found += [f"workload {uuid} {what}" for uuid in sorted(uuids)]
+        files = contents(task)
+        for path in sorted(self.contents.keys() & files.keys()):
+            if self.contents[path].differs(files[path]):
+                found.append(f"what is in '{path}' has changed")
         return found
 
 
@@ -147,9 +158,9 @@ class History:
             case "attempted":
                 self.attempts.append(self._attempt(document))
             case "finished":
-                self.reason = document["reason"]
+                self.reason = _text(document["reason"])
             case "saved":
-                self.saved, self.saved_name = document["path"], document["name"]
+                self.saved, self.saved_name = _text(document["path"]), _text(document["name"])
             case _:
                 pass
 
@@ -208,10 +219,10 @@ class History:
             proposal=proposal,
             reply=steps.reply,
             outcome=Outcome(document["outcome"]),
-            message=document["message"],
+            message=_text(document["message"]),
             candidate=candidate,
             evaluation=steps.evaluation,
-            duplicate_of=document.get("duplicate_of"),
+            duplicate_of=_INDEX.validate_python(document.get("duplicate_of")),
         )
 
 
@@ -316,6 +327,13 @@ class Journal:
             self._store.append(self.run_id, kind, document, texts, subject)
 
 
+def _text(value: object) -> str:
+    """Raises `TypeError` where it is none. One that is not UTF-8 is one too: models send such."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
 def _plain(proposal: Proposal) -> Any:
     return _PROPOSAL.dump_python(proposal, mode="json")
 
@@ -351,16 +369,41 @@ class KnownRun:
 
 
 def known_runs(store: Store) -> tuple[list[KnownRun], list[StoreError]]:
-    """Every run of a store that can be read, oldest first, and why others cannot. Raises
-    `StoreError`."""
+    """Every run of a store that can be read, oldest first, and why others cannot.
+
+    Of their texts only evaluations and the best versions are read: requests and replies are blank,
+    other attempts have no candidate, and no evaluation tells of its workloads. Raises `StoreError`.
+    """
     found: list[KnownRun] = []
     problems: list[StoreError] = []
     for run in store.runs():
         try:
-            found.append(read_run(run, store.events(run.run_id)))
+            found.append(_listed(store, run))
         except StoreError as error:
             problems.append(error)
     return found, problems
+
+
+def _listed(store: Store, run: StoredRun) -> KnownRun:
+    events = store.events(run.run_id, only=("evaluation",))
+    with _reading(run):
+        settings = RunSettings.model_validate(run.settings)
+        history = History()
+        for event in events:
+            document = _BLANK | event.document
+            if event.kind == "judged":
+                verdict = json.loads(document["evaluation"])
+                # They are nearly all of it.
+                document["evaluation"] = json.dumps(verdict | {"workloads": []})
+            if event.kind != "read":
+                history.add(event.kind, document)
+        if (best := best_index(history.attempts)) is not None:
+            attempted = [event for event in events if event.kind == "attempted"]
+            noted = store.text(attempted[best].unread["noted"])
+            attempt = history.attempts[best]
+            candidate = Candidate(Solution.model_validate_json(noted), attempt.proposal)
+            history.attempts[best] = replace(attempt, candidate=candidate)
+    return KnownRun(run.run_id, run.began, settings, history)
 
 
 def known_run(store: Store, run_id: str) -> KnownRun:
@@ -371,12 +414,20 @@ def known_run(store: Store, run_id: str) -> KnownRun:
 
 def read_run(run: StoredRun, events: Sequence[StoredEvent]) -> KnownRun:
     """What a run's events come to. Raises `StoreError` where they cannot be read."""
-    try:
+    with _reading(run):
         settings = RunSettings.model_validate(run.settings)
         history = History.of(events)
+        if history.best is not None and history.best.candidate is None:
+            raise ValueError("its best version has no source")
+    return KnownRun(run.run_id, run.began, settings, history)
+
+
+@contextlib.contextmanager
+def _reading(run: StoredRun) -> Generator[None]:
+    try:
+        yield
     except _UNREADABLE as error:
         raise StoreError(
             f"run {run.run_id} cannot be read, another version of this program may have written "
             f"it: {' '.join(str(error).split())[:200]}"
         ) from error
-    return KnownRun(run.run_id, run.began, settings, history)

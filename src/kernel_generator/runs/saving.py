@@ -32,9 +32,10 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs.tracesets import definition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Generator, Sequence
 
     from flashinfer_bench import Definition, TraceSet
+    from pydantic import BaseModel
 
     from kernel_generator.domain.evaluation import Evaluation, WorkloadEvaluation
 
@@ -63,34 +64,45 @@ def check_writable(traceset: TraceSet) -> Path:
 
 
 def save_solution(
-    solution: Solution, traceset: TraceSet, evaluation: Evaluation | None
+    solution: Solution, traceset: TraceSet, evaluation: Evaluation | None, *, once: bool = False
 ) -> tuple[Path, Solution]:
     """Write the solution, and its evaluation as traces where it was measured.
 
     Returns the path and the solution as written: its name gets a number where the trace set has
-    it already. Raises `SaveFailed`, `TraceSetError`.
+    it already. `once`: the name is the solution's own, and where the set has exactly this one
+    already, it is the result of before, and only traces that are missing are added. Raises
+    `SaveFailed`, `TraceSetError`.
     """
     root = check_writable(traceset)
     definition = traceset.definitions.get(solution.definition)
     if definition is None:
         raise TraceSetError(f"the trace set at '{root}' has no definition '{solution.definition}'")
     folder = root / "solutions" / slug(definition.op_type) / slug(definition.name)
+    file = trace_file(root, definition)
     try:
-        with _lock(root):
-            written = _with_free_name(solution, root)
-            traces = traces_of(written, traceset, evaluation)
-            path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
+        with lock_of(root):
+            homes = homes_below(root / "solutions")
+            before = homes.get(solution.name) if once else None
+            if before is not None and holds(before, solution):
+                path, written = before, solution
+            else:
+                before, written = None, _with_free_name(solution, homes)
+                path = _claim(folder, f"{slug(solution.author)}_optimized_solution", written)
             try:
-                _append(_trace_file(root, definition), traces)
+                traces = missing_traces(file, traces_of(written, traceset, evaluation))
+                append_traces(file, traces)
             except OSError:
                 # All or nothing: whoever saves it again must not find half of it here.
-                path.unlink()
+                if before is None:
+                    path.unlink()
                 raise
     except OSError as error:
         raise SaveFailed(f"the solution could not be written below {folder}: {error}") from error
-    traceset.solutions.setdefault(definition.name, []).append(written)
     # TraceSet has no method to add a solution; without this its get_solution would not find it.
-    traceset._solution_by_name[written.name] = written  # pyright: ignore[reportPrivateUsage]
+    by_name = traceset._solution_by_name  # pyright: ignore[reportPrivateUsage]
+    if before is None or written.name not in by_name:
+        traceset.solutions.setdefault(definition.name, []).append(written)
+        by_name[written.name] = written
     traceset.traces.setdefault(definition.name, []).extend(traces)
     return path, written
 
@@ -120,10 +132,10 @@ def save_traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation) 
     check_known(solution, traceset)
     definition = definition_of(traceset, solution.definition)
     traces = traces_of(solution, traceset, evaluation)
-    file = _trace_file(root, definition)
+    file = trace_file(root, definition)
     try:
-        with _lock(root):
-            _append(file, traces)
+        with lock_of(root):
+            append_traces(file, traces)
     except OSError as error:
         raise SaveFailed(f"the traces could not be written to {file}: {error}") from error
     traceset.traces.setdefault(definition.name, []).extend(traces)
@@ -141,8 +153,9 @@ def rescue_solution(solution: Solution) -> Path:
         raise SaveFailed(f"nor could it be written to the temporary folder: {error}") from error
 
 
-def _lock(root: Path) -> FileLock:
-    """One lock a trace set and user, outside of it: it has no business in the user's data.
+def lock_of(root: Path) -> FileLock:
+    """Held while a trace set is written to. One a trace set and user, outside of it: it has no
+    business in the user's data.
 
     Linux lets nobody open another user's file in a shared temporary folder for writing; between
     users, unique names and exclusive links have to do.
@@ -151,11 +164,39 @@ def _lock(root: Path) -> FileLock:
     return FileLock(Path(tempfile.gettempdir()) / f"kernel-generator-{os.getuid()}-{key}.lock")
 
 
-def _with_free_name(solution: Solution, root: Path) -> Solution:
-    taken: set[str] = set()
-    for path in (root / "solutions").rglob("*.json"):
+def homes_below(folder: Path) -> dict[str, Path]:
+    """The JSON files below a folder, by the name of the record in each; those of none left out."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            taken.add(str(json.loads(path.read_text(encoding="utf-8"))["name"]))
+            found.setdefault(str(json.loads(path.read_text(encoding="utf-8"))["name"]), path)
+    return found
+
+
+def holds(path: Path, record: BaseModel) -> bool:
+    """Whether a file holds exactly this record, however it is written down."""
+    try:
+        known = type(record).model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return known.model_dump() == record.model_dump()
+
+
+def missing_traces(path: Path, traces: Sequence[Trace]) -> list[Trace]:
+    """Those that a file of traces does not have. Raises `OSError`."""
+    known: set[str] = set()
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError):
+                known.add(_canonical(line))
+    return [trace for trace in traces if _canonical(trace.model_dump_json()) not in known]
+
+
+def _canonical(line: str) -> str:
+    return json.dumps(json.loads(line), sort_keys=True)
+
+
+def _with_free_name(solution: Solution, taken: Container[str]) -> Solution:
     if solution.name not in taken:
         return solution
     number = next(n for n in range(2, _MAX_FILES) if f"{solution.name}_{n}" not in taken)
@@ -166,22 +207,41 @@ def _with_free_name(solution: Solution, root: Path) -> Solution:
 
 
 def _claim(folder: Path, stem: str, solution: Solution) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(solution.model_dump_json(indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+    with _written(folder, solution.model_dump_json(indent=2)) as temporary:
         for number in range(1, _MAX_FILES):
             path = folder / f"{stem}_{number}.json"
             with contextlib.suppress(FileExistsError):
                 _link(temporary, path)
                 return path
         raise FileExistsError(f"{_MAX_FILES} files named {stem}_*.json")
+
+
+def create_file(path: Path, text: str) -> None:
+    """Write a new file, whole or not at all. Raises `FileExistsError` and other `OSError`."""
+    with _written(path.parent, text) as temporary:
+        _link(temporary, path)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, in the place of what was there. Raises `OSError`."""
+    with _written(path.parent, text) as temporary:
+        Path(temporary).replace(path)
+
+
+@contextlib.contextmanager
+def _written(folder: Path, text: str) -> Generator[str]:
+    """A file of no name yet; it is gone afterwards where it got none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        yield temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -200,11 +260,13 @@ def _link(temporary: str, path: Path) -> None:
         Path(temporary).replace(path)
 
 
-def _trace_file(root: Path, definition: Definition) -> Path:
+def trace_file(root: Path, definition: Definition) -> Path:
+    """Where the traces of a definition are."""
     return root / "traces" / slug(definition.op_type) / f"{slug(definition.name)}.jsonl"
 
 
-def _append(path: Path, traces: Sequence[Trace]) -> None:
+def append_traces(path: Path, traces: Sequence[Trace]) -> None:
+    """Append to a file of traces, all or none. Raises `OSError`."""
     if not traces:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

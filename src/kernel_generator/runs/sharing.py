@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from kernel_generator.domain.errors import InvalidInput
+from kernel_generator.runs import saving
 from kernel_generator.runs.bundle import Bundle
 from kernel_generator.runs.journal import known_run, read_run
-from kernel_generator.runs.saving import slug, traces_of
+from kernel_generator.runs.saving import slug
 from kernel_generator.runs.store import StoredEvent, StoredRun
 
 if TYPE_CHECKING:
-    from flashinfer_bench import TraceSet
+    from pathlib import Path
+
+    from flashinfer_bench import Definition, Solution, Trace, TraceSet
 
     from kernel_generator.runs.journal import KnownRun
     from kernel_generator.runs.store import Store
@@ -28,20 +29,36 @@ _STRICT = "strict"
 
 def export_run(store: Store, run_id: str, folder: Path, traceset: TraceSet | None) -> list[Path]:
     """Write a run's bundle and every candidate that passed; with its trace set also the definition
-    and the traces, so that the folder is a trace set itself. The paths written.
+    and the traces, so that the folder is a trace set itself. The paths that hold them.
 
-    Raises `UnknownName`, `StoreError`, and `InvalidInput` where a file cannot be written.
+    What the folder has already stays as it is: traces are added to those of before, once each, and
+    only a bundle of the same run is replaced. Raises `UnknownName`, `StoreError`, and
+    `InvalidInput` where the folder has another definition or solution of a name, before anything is
+    written, or where a file cannot be written.
     """
     run = known_run(store, run_id)
-    contents = {folder / f"{run_id}.bundle.json": store.bundled(run_id).model_dump_json()}
-    contents |= _results(run, folder, traceset)
+    bundle = folder / f"{run_id}.bundle.json"
+    document = store.bundled(run_id).dumped()
+    results = _results(run, traceset)
+    made: list[Path] = []
     try:
-        for path, text in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, text)
+        with saving.lock_of(folder):
+            homes = _homes(folder, results)
+            try:
+                for path, record in homes.items():
+                    if not path.exists():
+                        saving.create_file(path, record.model_dump_json(indent=2))
+                        made.append(path)
+                is_new = not bundle.exists()
+                saving.replace_file(bundle, document)
+                made += [bundle] if is_new else []
+                return [bundle, *homes, *_trace(folder, results)]
+            except OSError:
+                for path in made:
+                    path.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise InvalidInput(f"'{folder}' cannot be written: {error.strerror}") from error
-    return list(contents)
 
 
 def import_run(store: Store, path: Path) -> tuple[KnownRun, bool]:
@@ -61,27 +78,60 @@ def import_run(store: Store, path: Path) -> tuple[KnownRun, bool]:
     return run if is_new else known_run(store, run.run_id), is_new
 
 
-def _results(run: KnownRun, folder: Path, traceset: TraceSet | None) -> dict[Path, str]:
-    name = run.settings.definition
-    found: dict[Path, str] = {}
-    lines: list[str] = []
-    for attempt in run.history.attempts:
-        if attempt.candidate is None or not attempt.outcome.is_result:
-            continue
-        solution = attempt.candidate.solution
-        path = folder / "solutions" / slug(name) / f"{slug(solution.name)}.json"
-        found[path] = solution.model_dump_json(indent=2)
-        if traceset is not None:
-            traces = traces_of(solution, traceset, attempt.evaluation)
-            lines += [trace.model_dump_json() + "\n" for trace in traces]
-    definition = traceset.definitions.get(name) if traceset is not None else None
-    if definition is not None:
-        path = folder / "definitions" / slug(definition.op_type) / f"{slug(name)}.json"
-        found[path] = definition.model_dump_json(indent=2)
-        if lines:
-            path = folder / "traces" / slug(definition.op_type) / f"{slug(name)}.jsonl"
-            found[path] = "".join(lines)
-    return found
+@dataclass(frozen=True)
+class _Results:
+    """What came of a run."""
+
+    solutions: tuple[Solution, ...]
+    definition: Definition | None
+    """None where the trace set is not here."""
+    traces: tuple[Trace, ...]
+
+
+def _results(run: KnownRun, traceset: TraceSet | None) -> _Results:
+    passed = [
+        (attempt.candidate.solution, attempt.evaluation)
+        for attempt in run.history.attempts
+        if attempt.candidate is not None and attempt.outcome.is_result
+    ]
+    solutions = tuple(solution for solution, _ in passed)
+    if traceset is None:
+        return _Results(solutions, None, ())
+    traces = [t for one, verdict in passed for t in saving.traces_of(one, traceset, verdict)]
+    definition = traceset.definitions.get(run.settings.definition)
+    return _Results(solutions, definition, tuple(traces))
+
+
+def _homes(folder: Path, results: _Results) -> dict[Path, Definition | Solution]:
+    """The file of each record: the one that holds it already, else where a new one is to be.
+
+    Raises `InvalidInput` where a file of that name holds something else.
+    """
+    homes: dict[Path, Definition | Solution] = {}
+    solved = saving.homes_below(folder / "solutions")
+    for one in results.solutions:
+        usual = folder / "solutions" / slug(one.definition) / f"{slug(one.name)}.json"
+        homes[solved.get(one.name, usual)] = one
+    if (definition := results.definition) is not None:
+        known = saving.homes_below(folder / "definitions")
+        usual = folder / "definitions" / slug(definition.op_type) / f"{slug(definition.name)}.json"
+        homes[known.get(definition.name, usual)] = definition
+    for path, record in homes.items():
+        if path.exists() and not saving.holds(path, record):
+            raise InvalidInput(
+                f"'{path}' holds another {type(record).__name__.lower()} than the run's "
+                f"'{record.name}': export it into another folder"
+            )
+    return homes
+
+
+def _trace(folder: Path, results: _Results) -> list[Path]:
+    """Add the traces that the folder does not have; the file of them."""
+    if results.definition is None or not results.traces:
+        return []
+    path = saving.trace_file(folder, results.definition)
+    saving.append_traces(path, saving.missing_traces(path, results.traces))
+    return [path]
 
 
 def _read(path: Path) -> Bundle:
@@ -113,17 +163,3 @@ def _unpacked(bundle: Bundle) -> list[StoredEvent]:
         texts = {name: json.loads(bundle.texts[key]) for name, key in document.pop("texts").items()}
         found.append(StoredEvent(number, event.at, event.kind, document | texts))
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

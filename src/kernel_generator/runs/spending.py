@@ -30,7 +30,9 @@ class Spending:
         self.tokens = 0
         self.device_s = 0.0
         self.unpriced = ""
-        """The model of a reply whose price nobody knows; empty where there was none."""
+        """The model of a reply whose cost nobody knows; empty where there was none."""
+        self.uncounted = ""
+        """The model of a reply that came without its usage; empty where there was none."""
 
     def priced(self, reply: Reply) -> Reply:
         """The reply with its cost by the stated price, where no table knew it."""
@@ -39,9 +41,11 @@ class Spending:
         return replace(reply, cost_usd=self._price.of(reply.usage))
 
     def replied(self, reply: Reply) -> None:
-        """Count a reply."""
+        """Count a reply. One that is free, a replayed one for example, need not say its usage."""
         if reply.cost_usd is None:
             self.unpriced = self.unpriced or reply.model
+        if reply.usage is None and reply.cost_usd != 0.0:
+            self.uncounted = self.uncounted or reply.model
         self.usd += reply.cost_usd or 0.0
         if reply.usage is not None:
             self.tokens += reply.usage.prompt + reply.usage.completion
@@ -54,6 +58,8 @@ class Spending:
     def exhausted(self) -> str:
         """Why no model may be asked any more; empty where it may."""
         budget = self._budget
+        if budget.usd is not None and self.unpriced and self.unpriced == self.uncounted:
+            return _uncounted(self.uncounted, f"${budget.usd:g}")
         if budget.usd is not None and self.unpriced:
             return (
                 f"the price of '{self.unpriced}' is not known, so a budget of ${budget.usd:g} "
@@ -61,6 +67,8 @@ class Spending:
             )
         if budget.usd is not None and self.usd >= budget.usd:
             return _spent(f"${self.usd:.4f} of ${budget.usd:g}")
+        if budget.tokens is not None and self.uncounted:
+            return _uncounted(self.uncounted, f"{budget.tokens} tokens")
         if budget.tokens is not None and self.tokens >= budget.tokens:
             return _spent(f"{self.tokens} of {budget.tokens} tokens")
         return self.out_of_time
@@ -79,3 +87,10 @@ class Spending:
 
 def _spent(told: str) -> str:
     return f"the budget is spent: {told}"
+
+
+def _uncounted(model: str, limit: str) -> str:
+    return (
+        f"'{model}' reports no usage, so a budget of {limit} cannot be kept to: limit the time "
+        "instead, with --max-minutes or Budget(wall_s=...)"
+    )

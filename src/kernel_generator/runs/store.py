@@ -8,20 +8,17 @@ left as it is.
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import json
 import os
 import re
-import shutil
-import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 from filelock import FileLock, Timeout
-from sqlalchemy import bindparam, create_engine, event, func, insert, select, update
+from sqlalchemy import bindparam, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
@@ -29,9 +26,10 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 from kernel_generator.domain.errors import InvalidInput, RunBusy, StoreError, UnknownName
 from kernel_generator.runs import schema
 from kernel_generator.runs.bundle import Bundle, BundledEvent, text_key
+from kernel_generator.runs.damage import check, damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Engine, Select
 
@@ -48,6 +46,8 @@ _KEEP_EVENT = insert(schema.events)
 _LAST_NUMBER = select(func.coalesce(func.max(schema.events.c.number), 0)).where(
     schema.events.c.run == bindparam("of_run")
 )
+_AT_ONCE = 500
+"""So many keys are named in one statement."""
 _FULL, _READ_ONLY, _LOCKED = "full", "readonly", "locked"
 
 
@@ -70,6 +70,8 @@ class StoredEvent:
     kind: str
     document: dict[str, Any]
     """Large texts are in their place again."""
+    unread: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Keys of those that were left out, by name."""
 
 
 def default_path() -> Path:
@@ -100,7 +102,7 @@ class Store:
             ) from error
         if self.path.is_dir():
             raise StoreError(f"the store of runs '{self.path}' is a folder: name a file")
-        _check(self.path)
+        check(self.path)
         self._engine = _engine(self.path)
         with self._transaction() as connection:
             _migrate(connection, self.path)
@@ -127,6 +129,21 @@ class Store:
         if row is None:
             raise UnknownName("run", run_id, [run.run_id for run in reversed(self.runs())])
         return StoredRun(row.id, row.began, json.loads(row.settings))
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run, and those of its texts that no other run names. Raises `UnknownName`,
+        `RunBusy`, `StoreError`."""
+        self.find(run_id)
+        own: set[str] = set()
+        others: set[str] = set()
+        with self.working_on(run_id), self._transaction() as connection:
+            for row in connection.execute(select(schema.events)):
+                named = json.loads(row.document)["texts"].values()
+                (own if row.run == run_id else others).update(named)
+            connection.execute(delete(schema.events).where(schema.events.c.run == run_id))
+            connection.execute(delete(schema.runs).where(schema.runs.c.id == run_id))
+            for some in _portions(own - others):
+                connection.execute(delete(schema.texts).where(schema.texts.c.sha256.in_(some)))
 
     @contextlib.contextmanager
     def working_on(self, run_id: str) -> Generator[None]:
@@ -185,21 +202,40 @@ class Store:
         query = on_it.order_by(schema.events.c.at.desc())
         with self._transaction(reads=True) as connection:
             rows = connection.execute(query).all()
-            return [(row.run, self._event(connection, row)) for row in rows]
+            told = self._told(connection, rows)
+        return [(row.run, one) for row, one in zip(rows, told, strict=True)]
 
-    def events(self, run_id: str) -> list[StoredEvent]:
-        """What happened in a run, in order. Raises `StoreError`."""
-        found: list[StoredEvent] = []
+    def events(self, run_id: str, only: Container[str] | None = None) -> list[StoredEvent]:
+        """What happened in a run, in order, with those large texts whose names are in `only`; None:
+        with all. Raises `StoreError`."""
         with self._transaction(reads=True) as connection:
-            for row in connection.execute(_events_of(run_id)).all():
-                found.append(self._event(connection, row))
-        return found
+            return self._told(connection, connection.execute(_events_of(run_id)).all(), only)
 
-    def _event(self, connection: Connection, row: Any) -> StoredEvent:
-        document = json.loads(row.document)
-        for name, key in document.pop("texts").items():
-            document[name] = self._text(connection, key)
-        return StoredEvent(row.number, row.at, row.kind, document)
+    def text(self, key: str) -> str:
+        """A text that `events` left out. Raises `StoreError`."""
+        with self._transaction(reads=True) as connection:
+            return json.loads(self._held(connection, {key})[key])
+
+    def _told(
+        self, connection: Connection, rows: Sequence[Any], only: Container[str] | None = None
+    ) -> list[StoredEvent]:
+        documents = [json.loads(row.document) for row in rows]
+        named = [document.pop("texts") for document in documents]
+        wanted = [
+            {name: key for name, key in keys.items() if only is None or name in only}
+            for keys in named
+        ]
+        texts = self._held(connection, {key for keys in wanted for key in keys.values()})
+        return [
+            StoredEvent(
+                row.number,
+                row.at,
+                row.kind,
+                document | {name: json.loads(texts[key]) for name, key in read.items()},
+                {name: key for name, key in keys.items() if name not in read},
+            )
+            for row, document, keys, read in zip(rows, documents, named, wanted, strict=True)
+        ]
 
     # -- copies ---------------------------------------------------------------------------------
 
@@ -209,7 +245,7 @@ class Store:
         with self._transaction(reads=True) as connection:
             events = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
             keys = {key for event in events for key in event.document["texts"].values()}
-            texts = {key: self._held(connection, key) for key in sorted(keys)}
+            texts = self._held(connection, keys)
         return Bundle(
             run_id=run_id,
             began=run.began,
@@ -220,52 +256,57 @@ class Store:
 
     def take_in(self, bundle: Bundle) -> bool:
         """Keep a run that another store had, whose bundle is whole. False where all of it is here
-        already; where its beginning is, the rest is added.
+        already; where its beginning is, the rest is added, and what is judged from then on is
+        judged in the bundle's isolation.
 
-        Raises `InvalidInput` where the run here went on otherwise, and `StoreError`.
+        Raises `InvalidInput` where the run here was begun or went on otherwise, and `StoreError`.
         """
-        run_id, texts = bundle.run_id, bundle.texts
+        run_id = bundle.run_id
+        settings = {"settings": json.dumps(bundle.settings)}
+        here = schema.runs.c.id == run_id
         with self._transaction() as connection:
+            row = connection.execute(select(schema.runs).where(here)).one_or_none()
             known = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
             shared = min(len(known), len(bundle.events))
-            if known[:shared] != list(bundle.events[:shared]):
+            if known[:shared] != list(bundle.events[:shared]) or (
+                row is not None and not _began_so(row, bundle)
+            ):
                 raise InvalidInput(
-                    f"the store has a run {run_id} that went on otherwise: import it into another "
-                    "store, with --store"
+                    f"the store has a run {run_id} that was begun or went on otherwise: import it "
+                    "into another store, with --store"
                 )
-            row = {
-                "id": run_id,
-                "began": bundle.began,
-                "settings": json.dumps(bundle.settings),
-            }
-            added = connection.execute(
-                insert_or(schema.runs).values(row).on_conflict_do_nothing()
-            ).rowcount
-            for key, text in texts.items():
-                row = {"sha256": key, "text": text}
-                connection.execute(insert_or(schema.texts).values(row).on_conflict_do_nothing())
+            if row is None:
+                made = {"id": run_id, "began": bundle.began, **settings}
+                connection.execute(insert(schema.runs).values(made))
+            elif len(bundle.events) > shared:
+                connection.execute(update(schema.runs).where(here).values(settings))
+            for key, text in bundle.texts.items():
+                held = {"sha256": key, "text": text}
+                connection.execute(insert_or(schema.texts).values(held).on_conflict_do_nothing())
             for number, event in enumerate(bundle.events[shared:], start=shared + 1):
-                row = {
+                noted = {
                     "run": run_id,
                     "number": number,
                     "at": event.at,
                     "kind": event.kind,
                     "document": json.dumps(event.document),
                 }
-                connection.execute(insert(schema.events).values(row))
-        return bool(added) or len(bundle.events) > shared
+                connection.execute(insert(schema.events).values(noted))
+        return row is None or len(bundle.events) > shared
 
-    def _text(self, connection: Connection, key: str) -> str:
-        return json.loads(self._held(connection, key))
-
-    def _held(self, connection: Connection, key: str) -> str:
-        query = select(schema.texts.c.text).where(schema.texts.c.sha256 == key)
-        text = connection.execute(query).scalar_one_or_none()
-        if text is None or text_key(text) != key:
-            raise StoreError(
-                f"a text in the store of runs '{self.path}' is missing or was altered ({key[:12]})"
-            )
-        return text
+    def _held(self, connection: Connection, keys: set[str]) -> dict[str, str]:
+        """Texts as they are stored, by their hashes."""
+        found: dict[str, str] = {}
+        for some in _portions(keys):
+            query = select(schema.texts).where(schema.texts.c.sha256.in_(some))
+            found |= {row.sha256: row.text for row in connection.execute(query)}
+        for key in keys:
+            if key not in found or text_key(found[key]) != key:
+                raise StoreError(
+                    f"a text in the store of runs '{self.path}' is missing or was altered "
+                    f"({key[:12]})"
+                )
+        return found
 
     # -- the database ---------------------------------------------------------------------------
 
@@ -280,7 +321,7 @@ class Store:
         except OperationalError as error:
             raise StoreError(self._trouble(str(error.orig))) from error
         except DatabaseError as error:
-            raise StoreError(_damaged(self.path, str(error.orig))) from error
+            raise StoreError(damaged(self.path, str(error.orig))) from error
 
     def _trouble(self, reason: str) -> str:
         at = f"the store of runs '{self.path}'"
@@ -317,22 +358,6 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _check(path: Path) -> None:
-    """Raises `StoreError` where the file is damaged. Nothing is opened for writing before: that
-    would change it."""
-    if not path.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
-            (verdict,) = found.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        raise StoreError(f"the store of runs '{path}' cannot be read: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(_damaged(path, str(error))) from error
-    if verdict != "ok":
-        raise StoreError(_damaged(path, verdict))
-
-
 def _migrate(connection: Connection, path: Path) -> None:
     tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
     version = 0
@@ -355,35 +380,25 @@ def _migrate(connection: Connection, path: Path) -> None:
         connection.execute(update(schema.about).where(here).values(value=str(schema.VERSION)))
 
 
-def _damaged(path: Path, reason: str) -> str:
-    """Copy the file, unless that was done before, and say so."""
-    told = f"the store of runs '{path}' is damaged ({' '.join(reason.split())})"
-    backup = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-    # The latest transactions are beside it.
-    log = path.with_name(f"{path.name}-wal")
-    try:
-        copies = sorted(path.parent.glob(f"{path.name}.damaged-*[0-9]"))
-        known = next((one for one in copies if filecmp.cmp(one, path, shallow=False)), None)
-        if known is None:
-            shutil.copyfile(path, backup)
-            if log.exists():
-                shutil.copyfile(log, backup.with_name(f"{backup.name}-wal"))
-        backup = known or backup
-    except OSError as error:
-        return f"{told}, and cannot be copied: {error.strerror}; move it away before you go on"
-    return (
-        f"{told}; it was left as it is and copied to '{backup}': recover what can be had with "
-        "sqlite3's .recover, or move it away to begin a new one"
-    )
-
-
 def _events_of(run_id: str) -> Select[Any]:
     of_run = schema.events.c.run == run_id
     return select(schema.events).where(of_run).order_by(schema.events.c.number)
 
 
+def _portions(keys: set[str]) -> Iterator[list[str]]:
+    ordered = sorted(keys)
+    for start in range(0, len(ordered), _AT_ONCE):
+        yield ordered[start : start + _AT_ONCE]
+
+
 def _bundled(row: Any) -> BundledEvent:
     return BundledEvent(at=row.at, kind=row.kind, document=json.loads(row.document))
+
+
+def _began_so(row: Any, bundle: Bundle) -> bool:
+    """Whether a run is the bundle's, which may name another isolation."""
+    aside = {"isolation": None}
+    return row.began == bundle.began and json.loads(row.settings) | aside == bundle.settings | aside
 
 
 def _now() -> str:
