@@ -70,6 +70,7 @@ def test_nothing_passing_raises_with_every_attempt(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_best_of_all_rounds_is_returned_whichever_came_first(tmp_path: Path) -> None:
     desk = a_desk(SLOW_CODE, RIGHT, SLOW_CODE)
     # Calls of 4 ms, and of a hundred: a busy machine's pauses are no longer than the difference.
