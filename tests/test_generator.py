@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 SLOW_CODE = python_reply(
-    "def run(x):\n    for _ in range(30):\n        y = x * 2 + 1\n    return y\n"
+    "def run(x):\n    for _ in range(100):\n        y = x * 2 + 1\n    return y\n"
 )
 
 
@@ -70,13 +70,14 @@ def test_nothing_passing_raises_with_every_attempt(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_best_of_all_rounds_is_returned_whichever_came_first(tmp_path: Path) -> None:
     desk = a_desk(SLOW_CODE, RIGHT, SLOW_CODE)
-    # Calls of milliseconds: which is faster shows on a busy machine, too.
+    # Calls of 4 ms, and of a hundred: a busy machine's pauses are no longer than the difference.
     traceset = a_traceset(tmp_path, sizes=(1_000_000,))
     solution = optimize(desk, traceset, rounds=3, keep_improving=True)
     assert desk.outcomes == [Outcome.PASSED] * 3
-    assert "range(30)" not in solution.sources[0].content
+    assert "range(100)" not in solution.sources[0].content
     assert solution.evaluation is not None
     assert solution.evaluation.complete
     assert [e.is_best for e in desk.events if isinstance(e, Attempted)] == [True, True, False]
@@ -85,7 +86,7 @@ def test_the_best_of_all_rounds_is_returned_whichever_came_first(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_target_speedup_ends_the_run_where_it_is_reached(tmp_path: Path) -> None:
-    # About 0.13 and 0.6 of the reference, whose values are stored for it; apart on a busy machine.
+    # About 0.04 and 0.6 of the reference, whose values are stored for it; apart on a busy machine.
     desk = a_desk(SLOW_CODE, RIGHT)
     traceset = a_traceset(tmp_path, sizes=(1_000_000,))
     solution = optimize(desk, traceset, rounds=5, target_speedup=0.25)

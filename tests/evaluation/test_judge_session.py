@@ -17,6 +17,7 @@ from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.case import Judged, Subject
 from kernel_generator.evaluation.judge import Limits, Profile
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.timing import TimingPlan
 from tests.cli.commands import is_alive
 from tests.evaluation.judging import (
     BRIEF,
@@ -267,6 +268,20 @@ def test_a_baseline_that_dies_is_left_out_and_is_nobodys_fault() -> None:
     assert found.unusable_baselines == {
         "torch.compile": "with n=5: the process exited with status 1"
     }
+
+
+@pytest.mark.slow
+def test_what_a_candidate_did_before_a_baseline_died_is_judged() -> None:
+    # Blocks of one call each. Four to check and to warm up, three to do so with the baseline.
+    counting = "import os, time\nn = []\ndef run(x):\n    n.append(1)\n    time.sleep(0.002)\n"
+    wrong_twice = solution(f"{counting}    return x if len(n) in (8, 9) else x * 2\n")
+    dies = solution(f"{counting}    return os._exit(1) if len(n) == 9 else x * 2\n")
+    plan = TimingPlan(block_s=0.001, min_blocks=8, max_blocks=8, budget_s=60.0)
+    profile = Profile(trials=1, timing=plan, baselines=(Baseline("dies", dies),))
+    with opened(task()) as session:
+        found = session.evaluate(wrong_twice, profile)
+    assert found.outcome is Outcome.WRONG_VALUES
+    assert "of a timed call" in found.message
 
 
 @pytest.mark.slow

@@ -142,9 +142,13 @@ class TestWhatIsLookedAt:
             assert seen[1].reference is not None
             assert torch.equal(seen[1].reference, seen[1].found)
 
-    def test_is_not_kept_back_where_it_is_large(
+    def test_is_neither_kept_back_nor_copied_where_it_is_large(
         self, block: Block8, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        def copies(tensors: object) -> torch.Tensor:
+            pytest.fail("there is nothing to put it beside")
+
+        monkeypatch.setattr(torch, "cat", copies)
         monkeypatch.setattr("kernel_generator.evaluation.rounds._GATHERED_BYTES", 1)
         for _ in range(3):
             block.ring.prepare(SETS)

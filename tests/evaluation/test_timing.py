@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,8 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.ahead import Ahead
 from kernel_generator.evaluation.claims import check_claims
 from kernel_generator.evaluation.clock import Clock
-from kernel_generator.evaluation.interleaving import time_together
+from kernel_generator.evaluation.interleaving import another_round, time_together
+from kernel_generator.evaluation.intervals import interval, noise, promotes
 from kernel_generator.evaluation.timing import (
     INCUMBENT,
     ITSELF,
@@ -56,6 +58,8 @@ class Simulated:
     """It waits for the device within a call, so that it cannot be queued."""
     noisy_trains: int = 0
     """So many queued trains of calls end late by the judge's clock, through no fault of it."""
+    late_trains: int = 0
+    """So many trains of nothing, not queued, take as long as those of a hundred calls."""
     dies_after: int = 10**9
     queued: int = 0
     freezes: int = 0
@@ -79,6 +83,9 @@ class Simulated:
         per_call = 0.0 if order.mode in (Train.EMPTY, Train.MADE) else self.device_s
         if order.mode is Train.EMPTY and order.stores:
             per_call = STORE_S
+        if order.mode is Train.EMPTY and not order.stores and self.late_trains:
+            self.late_trains -= 1
+            return Done(TRIP_S + 100 * self.device_s)
         return Done(TRIP_S + per_call * order.count)
 
     def train_gated(
@@ -243,6 +250,13 @@ class TestOnACpu:
         shown = {name: series.per_call_s[0] for name, series in found.items()}
         assert shown == pytest.approx({"candidate": 1e-4, INCUMBENT: 1e-4, "reference": 7e-5})
 
+    def test_trains_of_nothing_that_were_late_are_not_taken_off(self, shared: Arena) -> None:
+        found = timed(
+            Party("candidate", Simulated(1e-4), shared, stores=False),  # type: ignore[arg-type]
+            Party("reference", Simulated(1e-4, late_trains=5), shared, stores=False),  # type: ignore[arg-type]
+        )
+        assert found["candidate"].per_call_s.tolist() == pytest.approx([1e-4] * 3)
+
     def test_no_block_has_more_calls_than_there_are_sets(self, shared: Arena) -> None:
         quick = Simulated(1e-6)
         timed(
@@ -363,6 +377,55 @@ def test_a_loser_is_timed_no_longer_once_that_is_certain() -> None:
     rival = on_gpu(INCUMBENT, Simulated(10e-6))
     found = timed(on_gpu("candidate", Simulated(20e-6)), rival, plan=plan)
     assert len(found["candidate"].per_call_s) == 3
+
+
+class TestAnotherRound:
+    """After rounds of a second each, unless told otherwise, with a budget of one."""
+
+    PLAN = TimingPlan(min_blocks=6, max_blocks=30, budget_s=1.0, enough=0.06, against_itself=True)
+
+    @staticmethod
+    def worth(
+        candidate: list[float], incumbent: list[float], itself: list[float], round_s: float = 1.0
+    ) -> bool:
+        mine, rival = on_gpu("candidate", Simulated(1.0)), on_gpu(INCUMBENT, Simulated(1.0))
+        mine.per_call_s, rival.per_call_s = candidate, incumbent
+        return another_round([mine, rival], itself, TestAnotherRound.PLAN, round_s * len(candidate))
+
+    @pytest.mark.parametrize(
+        ("blocks", "incumbent", "worth"),
+        [(4, 2.0, True), (5, 1.05, True), (4, 0.9, False), (6, 2.0, False), (6, 1.05, False)],
+    )
+    def test_is_worth_it_up_to_the_least_for_who_seems_faster_however_slow(
+        self, blocks: int, incumbent: float, worth: bool
+    ) -> None:
+        assert self.worth([1.0] * blocks, [incumbent] * blocks, [1.0] * blocks) is worth
+
+    def test_is_worth_it_while_a_gain_is_within_the_noise_of_the_same_measurement(self) -> None:
+        disturbed = [9.0, 9.0, 1.0, 1.0, 1.0, 1.0]
+        assert self.worth([1.0] * 6, [5.0] * 6, disturbed)
+        assert not self.worth([1.0] * 14, [5.0] * 14, [1.0] * 8 + disturbed)
+
+    def test_is_worth_it_while_a_gain_may_be_none(self) -> None:
+        assert self.worth([9.0, 9.0, 1.0, 1.0, 1.0, 1.0], [5.0] * 6, [1.0] * 6)
+        assert not self.worth([9.0] * 2 + [1.0] * 12, [5.0] * 14, [1.0] * 14)
+
+    def test_tells_a_faster_kernel_on_a_busy_machine_and_promotes_no_equal_one(self) -> None:
+        rng = np.random.default_rng(5)
+
+        def block(takes: float) -> float:
+            return takes * float(rng.lognormal(0, 0.1)) + 8.0 * float(rng.random() < 0.2)
+
+        def is_promoted(rival: float) -> bool:
+            mine, its, itself = [block(1.0)], [block(rival)], [block(1.0)]
+            while len(mine) < 3 or self.worth(mine, its, itself, 0.5):
+                for series, takes in ((mine, 1.0), (its, rival), (itself, 1.0)):
+                    series.append(block(takes))
+            against = interval(np.array(its) / np.array(mine))
+            return promotes(against, noise(np.array(itself), np.array(mine)))
+
+        assert sum(is_promoted(10.0) for _ in range(50)) >= 45
+        assert sum(is_promoted(1.0) for _ in range(50)) == 0
 
 
 def test_the_candidate_is_timed_against_itself_on_inputs_of_its_own() -> None:

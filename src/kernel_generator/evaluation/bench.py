@@ -210,9 +210,15 @@ class Bench:
         ring = Ring(self.trials, case.workload, mine, parties[1], judge, least)
         clock = Clock(Trains(parties[1], plan, ring, self._around_s))
         ahead = Ahead(mine, clock.trains)
-        series = time_together(parties, clock, ahead)
-        check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock, ahead)
-        return _Timed(series, clock.call_time(mine))
+        try:
+            series = time_together(parties, clock, ahead)
+            check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock, ahead)
+            return _Timed(series, clock.call_time(mine))
+        except (TimingFailed, ClaimContradicted) as ended:
+            if ended.party != CANDIDATE:
+                # What the candidate's calls left until then is not forgiven.
+                ring.conclude(ask=ended.party != REFERENCE)
+            raise
 
     def _party(self, rival: Subject, workload: Workload) -> Party:
         """A rival with its own ring for a workload, bound and called once, and kept for the next

@@ -1,7 +1,8 @@
 """Compares what a candidate wrote with what it should have written.
 
 A value y is accepted for a reference value r iff |y - r| <= a |r| + b rms(row of r), for every
-element, and ||y - r|| / ||r|| <= l over the output. The reference may be wider than the output
+element, and ||y - r|| / ||r|| <= l over the output of one call. Several calls that are compared
+together are found as if each were compared alone. The reference may be wider than the output
 (float64 for bfloat16): rounding it to the output's dtype is then within any tolerance, also where
 it overflows to infinity or underflows. NaN and infinity must stand where the reference has them,
 and nowhere else. Integers and booleans must be equal, except where the reference leaves an index
@@ -78,14 +79,43 @@ def find_mismatch(
     return _compare_exact(name, got, expected)
 
 
+def find_wrong_call(
+    name: str, got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance
+) -> Mismatch | None:
+    """What `find_mismatch` says of the first call that is wrong, of several one behind the other,
+    [calls, *shape of the output]."""
+    if expected.numel() == 0 or _all_accepted(got, expected, tolerance):
+        return None
+    calls = zip(got, expected, strict=True)
+    found = (find_mismatch(name, *call, tolerance) for call in calls)
+    return next((mismatch for mismatch in found if mismatch is not None), None)
+
+
+def _all_accepted(got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> bool:
+    """Whether each call is, in as few passes over all of them as can be."""
+    if not expected.dtype.is_floating_point:
+        return not bool(_unequal(got, expected).any())
+    calls = len(expected)
+    # A call's only value is a row of its own.
+    shape = expected.shape if expected.dim() > 1 else (calls, 1)
+    return _measure(_rows(got.reshape(shape)), _rows(expected.reshape(shape)), tolerance, calls)[0]
+
+
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
 
 
-def _chunks(rows: torch.Tensor) -> Iterator[slice]:
+def _chunks(rows: torch.Tensor, calls: int = 1) -> Iterator[slice]:
+    """Of several calls' rows some whole calls at a time, or a part of one."""
     height = max(1, _CHUNK.get(rows.device.type, _CHUNK["cuda"]) // rows.shape[1])
-    for start in range(0, rows.shape[0], height):
-        yield slice(start, start + height)
+    of_call = rows.shape[0] // calls
+    whole = max(of_call, height - height % of_call)
+    for first in range(0, rows.shape[0], whole):
+        last = min(first + whole, rows.shape[0])
+        # More than a chunk holds is one call.
+        step = whole if whole <= height else height
+        for start in range(first, last, step):
+            yield slice(start, min(start + step, last))
 
 
 # -- floats ----------------------------------------------------------------------------------------
@@ -95,15 +125,8 @@ def _compare_floats(
     name: str, got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance
 ) -> Mismatch | None:
     rows, target = _rows(got), _rows(expected)
-    accepted, squares, errors = True, 0.0, 0.0
-    for at in _chunks(rows):
-        found = _judge(rows[at], target[at], tolerance)
-        accepted = accepted and found.accepted
-        squares += found.norm**2
-        errors += found.distance**2
-    norm, distance = math.sqrt(squares), math.sqrt(errors)
-    slack = _smallest(got.dtype) * math.sqrt(got.numel())
-    if accepted and distance <= tolerance.relative_l2 * norm + slack:
+    accepted, norm, distance = _measure(rows, target, tolerance)
+    if accepted:
         return None
     # Wrong: what follows may cost more, and holds masks of the whole output.
     again = [_Judged(rows[at], target[at], tolerance, torch.float64) for at in _chunks(rows)]
@@ -113,37 +136,67 @@ def _compare_floats(
     return _mismatch(name, got, expected, wrong, worst, relative_l2)
 
 
-def _judge(got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> _Judged:
+def _measure(
+    rows: torch.Tensor, target: torch.Tensor, tolerance: Tolerance, calls: int = 1
+) -> tuple[bool, float, float]:
+    """Whether every call is accepted; and of all of them together the norm of the reference and of
+    the error. Each call has as many rows."""
+    of_call = rows.shape[0] // calls
+    slack = _smallest(rows.dtype) * math.sqrt(of_call * rows.shape[1])
+    accepted = True
+    squares, errors = ([0.0] * calls for _ in range(2))
+    for at in _chunks(rows, calls):
+        height = at.stop - at.start
+        found = _judge(rows[at], target[at], tolerance, max(1, height // of_call))
+        accepted = accepted and found.accepted
+        for call, (norm, distance) in enumerate(found.figures, at.start // of_call):
+            squares[call] += norm**2
+            errors[call] += distance**2
+    for norm, distance in zip(squares, errors, strict=True):
+        within = math.sqrt(distance) <= tolerance.relative_l2 * math.sqrt(norm) + slack
+        accepted = accepted and within
+    return accepted, math.sqrt(math.fsum(squares)), math.sqrt(math.fsum(errors))
+
+
+def _judge(got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance, calls: int) -> _Judged:
     if got.dtype is not torch.float32 and got.dtype is not torch.float64:
         # Precise enough by far for narrower outputs, and quicker. Small squares that vanish only
         # tighten what is accepted, and what is not accepted is looked at again.
-        quick = _Judged(got, expected, tolerance, torch.float32)
+        quick = _Judged(got, expected, tolerance, torch.float32, calls)
         if quick.ordinary and quick.accepted:
             return quick
-    return _Judged(got, expected, tolerance, torch.float64)
+    return _Judged(got, expected, tolerance, torch.float64, calls)
 
 
 class _Judged:
     """Some rows, judged, in as few passes as can be over what is accepted."""
 
     def __init__(
-        self, got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance, work: torch.dtype
+        self,
+        got: torch.Tensor,
+        expected: torch.Tensor,
+        tolerance: Tolerance,
+        work: torch.dtype,
+        calls: int = 1,
     ) -> None:
+        """They are those of so many calls, or of a part of one."""
         reference = expected.to(work)
         self._got, self._reference = got.to(work), reference
         largest = torch.finfo(got.dtype).max
         columns = reference.shape[1]
         norms = torch.linalg.vector_norm(reference, dim=1, keepdim=True)
         self._error = (self._got - reference).abs_()
-        self.norm = float(torch.linalg.vector_norm(norms))
-        self.distance = float(torch.linalg.vector_norm(self._error))
+        self.figures = _figures(norms, self._error, calls)
+        """Norm of the reference and of the error, of each call."""
         # One comparison for all: no norm is finite, or that small, if an element is not.
-        self.ordinary = math.isfinite(self.distance) and self.norm <= largest
+        self.ordinary = all(
+            math.isfinite(distance) and norm <= largest for norm, distance in self.figures
+        )
         if not self.ordinary:
             reference = torch.where(reference.isfinite(), reference, 0.0).clamp_(-largest, largest)
             norms = torch.linalg.vector_norm(reference, dim=1, keepdim=True)
-            self.norm = float(torch.linalg.vector_norm(norms))
-        of_rows = norms.mul_(tolerance.of_row_rms / math.sqrt(columns)).add_(_smallest(got.dtype))
+            self.figures = _figures(norms, self._error, calls)
+        of_rows = (norms * (tolerance.of_row_rms / math.sqrt(columns))).add_(_smallest(got.dtype))
         self._allowed = reference.abs().mul_(tolerance.relative).add_(of_rows)
         within = self._error <= self._allowed
         self._within = within if self.ordinary else self._with_special_values(within, largest)
@@ -151,7 +204,7 @@ class _Judged:
         if not self.ordinary:
             matched = self._within & ~(self._reference.isfinite() & self._got.isfinite())
             self._error.masked_fill_(matched, 0.0)
-            self.distance = float(torch.linalg.vector_norm(self._error))
+            self.figures = _figures(norms, self._error, calls)
 
     def _with_special_values(self, within: torch.Tensor, largest: float) -> torch.Tensor:
         got, reference = self._got, self._reference
@@ -172,6 +225,14 @@ class _Judged:
         return self._error.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
+def _figures(
+    norms: torch.Tensor, error: torch.Tensor, calls: int
+) -> tuple[tuple[float, float], ...]:
+    of_calls = (torch.linalg.vector_norm(x.reshape(calls, -1), dim=1) for x in (norms, error))
+    found: list[tuple[float, float]] = torch.stack(tuple(of_calls), dim=1).tolist()
+    return tuple((norm, distance) for norm, distance in found)
+
+
 def _smallest(dtype: torch.dtype) -> float:
     """An error that rounding makes of values next to zero, however small they are."""
     info = torch.finfo(dtype)
@@ -182,15 +243,20 @@ def _smallest(dtype: torch.dtype) -> float:
 
 
 def _compare_exact(name: str, got: torch.Tensor, expected: torch.Tensor) -> Mismatch | None:
-    wrong = got != expected
-    if expected.dtype in _MAY_BE_UNDECIDED:
-        wrong &= expected != undecided(expected.dtype)
+    wrong = _unequal(got, expected)
     if not bool(wrong.any()):
         return None
     distance = (got.to(torch.float64) - expected.to(torch.float64)).abs().masked_fill_(~wrong, 0.0)
     norm = float(expected.to(torch.float64).norm())
     relative_l2 = float(distance.norm()) / norm if norm else math.inf
     return _mismatch(name, got, expected, wrong, distance, relative_l2)
+
+
+def _unequal(got: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    wrong = got != expected
+    if expected.dtype in _MAY_BE_UNDECIDED:
+        wrong &= expected != undecided(expected.dtype)
+    return wrong
 
 
 # -- FlashInfer-Bench's figures --------------------------------------------------------------------

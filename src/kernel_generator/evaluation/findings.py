@@ -8,7 +8,7 @@ import torch
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import sampling
-from kernel_generator.evaluation.compare import compare, find_mismatch
+from kernel_generator.evaluation.compare import compare, find_mismatch, find_wrong_call
 from kernel_generator.evaluation.memory import is_untouched, trespass
 from kernel_generator.evaluation.rounds import Looked
 from kernel_generator.evaluation.tolerance import tolerances_for
@@ -109,13 +109,16 @@ class Findings:
                     counter.add(draws, target)
             return
         tolerances = tolerances_for(plan, self._definition.op_type)
-        self._compare_outputs(
-            [(p.name, tolerances[p.name].times(widened)) for p in plan.outputs],
-            _stacked(layout, looked.found),
-            expected,
-            None,
-            f" {when}",
-        )
+        mismatches = [
+            find_wrong_call(place.name, got, reference, tolerances[place.name].times(widened))
+            for place, got, reference in zip(
+                plan.outputs,
+                _stacked(layout, looked.found),
+                expected.double or expected.ordinary,
+                strict=True,
+            )
+        ]
+        _refuse(mismatches, f" {when}")
 
     @staticmethod
     def _compare_outputs(
@@ -125,22 +128,26 @@ class Findings:
         errors: Errors | None,
         when: str,
     ) -> None:
-        mismatches: list[Mismatch] = []
+        mismatches: list[Mismatch | None] = []
         for (name, tolerance), got, reference, ordinary in zip(
             named, found, expected.double or expected.ordinary, expected.ordinary, strict=True
         ):
             if errors is None:
-                mismatch = find_mismatch(name, got, reference, tolerance)
-                mismatches += [] if mismatch is None else [mismatch]
+                mismatches.append(find_mismatch(name, got, reference, tolerance))
                 continue
             compared = compare(name, got, reference, tolerance, ordinary)
             errors.absolute = max(errors.absolute, compared.max_absolute_error)
             errors.relative = max(errors.relative, compared.max_relative_error)
-            if compared.mismatch is not None:
-                mismatches.append(compared.mismatch)
-        if mismatches:
-            names = ", ".join(f"'{m.output}'" for m in mismatches)
-            raise Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", tuple(mismatches))
+            mismatches.append(compared.mismatch)
+        _refuse(mismatches, when)
+
+
+def _refuse(mismatches: Sequence[Mismatch | None], when: str) -> None:
+    """Raises `Wrong` where there is a mismatch."""
+    found = tuple(mismatch for mismatch in mismatches if mismatch is not None)
+    if found:
+        names = ", ".join(f"'{mismatch.output}'" for mismatch in found)
+        raise Wrong(Outcome.WRONG_VALUES, f"wrong values in {names}{when}", found)
 
 
 def _stacked(layout: Layout, sets: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_generator.evaluation.intervals import interval
+from kernel_generator.evaluation.intervals import interval, noise, promotes
 from kernel_generator.evaluation.timing import (
     ENOUGH,
     INCUMBENT,
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Interval
     from kernel_generator.evaluation.ahead import Ahead
     from kernel_generator.evaluation.clock import Clock
-    from kernel_generator.evaluation.timing import Party
+    from kernel_generator.evaluation.timing import Party, TimingPlan
 
 _LEAST_BLOCKS = 3
 """What is so slow that even `min_blocks` take too long is timed this often in any case."""
 _FAR = 0.1
 """So far above the incumbent, a ratio's exact value decides nothing."""
+_LAST_PATIENCE = 16
+"""What seems that far above it and is not sure may take so many budgets: on a busy machine one
+block that another process fell into widens the interval of a few beyond any gain."""
 _APART_S = 0.25e-6
 """Half a 95 % interval of what one process's time of a kernel is off by, whatever its length (H100:
 two processes with the same kernel differ by 0.18 us, root mean square). Where code comes to lie in
@@ -54,15 +57,7 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
     order = random.SystemRandom()
     began = time.perf_counter()
 
-    def within(budgets: float) -> bool:
-        return time.perf_counter() - began < budgets * plan.budget_s
-
-    blocks = 0
-    while blocks < _LEAST_BLOCKS or (
-        blocks < plan.max_blocks
-        and (within(1) or (blocks < plan.min_blocks and within(PATIENCE)))
-        and not (blocks >= plan.min_blocks and _decided(parties, plan.enough))
-    ):
+    while another_round(parties, itself, plan, time.perf_counter() - began):
         if plan.against_itself:
             rounds.prepare(candidate.count)
             itself.append(clock.block(candidate))
@@ -74,7 +69,6 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
             if not party.trusted:
                 stand_still(party)
         rounds.inspect()
-        blocks += 1
     rounds.conclude()
     ahead.look_until_in_time()
     found = {p.name: _series(p, p.per_call_s) for p in parties}
@@ -83,22 +77,37 @@ def time_together(parties: list[Party], clock: Clock, ahead: Ahead) -> dict[str,
     return found
 
 
-def _decided(parties: list[Party], enough: float) -> bool:
-    """True where no further block would change what the figures say."""
+def another_round(
+    parties: list[Party], itself: list[float], plan: TimingPlan, spent_s: float
+) -> bool:
+    """Whether another one is worth its time, after so many seconds. `itself` are the candidate's
+    blocks that only its noise is taken from."""
+    blocks = len(parties[0].per_call_s)
+    if blocks < _LEAST_BLOCKS or blocks >= plan.max_blocks:
+        return blocks < _LEAST_BLOCKS
     mine = np.array(parties[0].per_call_s)
     ratios = {p.name: interval(np.array(p.per_call_s) / mine) for p in parties[1:]}
-    against = ratios.get(INCUMBENT)
-    # A margin, for it is looked at again and again.
-    if against is not None and against.high < 1.0 - ENOUGH:
-        return True
-
-    def open_still(name: str, ratio: Interval) -> bool:
-        if name == INCUMBENT and ratio.low > 1.0 + _FAR:
+    against = ratios.pop(INCUMBENT, None)
+    if blocks < plan.min_blocks:
+        # Three may agree by chance: nobody is promoted on so few.
+        return spent_s < PATIENCE * plan.budget_s or (against is not None and against.value > 1.0)
+    unsure = False
+    if against is not None:
+        # A margin, for it is looked at again and again.
+        if against.high < 1.0 - ENOUGH:
             return False
-        width = min(enough, ENOUGH) if name == INCUMBENT else enough
-        return ratio.high - ratio.low > width * ratio.value
+        floor = noise(np.array(itself), mine) if itself else 0.0
+        wide = _is_wide(against, min(plan.enough, ENOUGH))
+        unsure = wide and against.low <= 1.0 + _FAR
+        won = promotes(against, floor) and not unsure
+        if not won and against.value > 1.0 + _FAR and spent_s < _LAST_PATIENCE * plan.budget_s:
+            return True
+    unsure = unsure or any(_is_wide(ratio, plan.enough) for ratio in ratios.values())
+    return unsure and spent_s < plan.budget_s
 
-    return not any(open_still(name, ratio) for name, ratio in ratios.items())
+
+def _is_wide(ratio: Interval, enough: float) -> bool:
+    return ratio.high - ratio.low > enough * ratio.value
 
 
 def _series(party: Party, per_call_s: list[float]) -> Series:

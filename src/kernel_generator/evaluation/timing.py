@@ -32,7 +32,8 @@ INCUMBENT = "incumbent"
 ITSELF = "itself"
 """Name of the series of a candidate's blocks that only its own noise is taken from."""
 PATIENCE = 4
-"""`TimingPlan.min_blocks` may take so many budgets."""
+"""`TimingPlan.min_blocks` may take so many budgets, and whatever they take where a promotion would
+come of them."""
 ENOUGH = 0.02
 """Width of an interval over its value at which more blocks are not worth their time."""
 
@@ -46,7 +47,8 @@ class TimingPlan:
     min_blocks: int = 7
     max_blocks: int = 30
     budget_s: float = 0.4
-    """Wall time for all blocks of one workload. `min_blocks` may overrun it `PATIENCE` times."""
+    """Wall time for all blocks of one workload. `min_blocks` may overrun it `PATIENCE` times, and a
+    gain over the incumbent that is not sure yet for longer."""
     enough: float = ENOUGH
     """Blocks end where the interval of every ratio is narrower than this share of it. Of the ratio
     to the incumbent, which decides, it is never more than 2 %."""
