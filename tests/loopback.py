@@ -270,6 +270,8 @@ def _events(said: Said, request: Recorded) -> list[dict[str, Any]]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    # So many may ask at the same instant; what is beyond is sent again a second later.
+    request_queue_size = 256
 
     def __init__(self, owner: LoopbackServer) -> None:
         self.owner = owner
@@ -293,6 +295,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else a kept connection waits 40 ms between the head and the body of an answer.
+    disable_nagle_algorithm = True
     server: _Server
 
     def do_POST(self) -> None:

@@ -61,6 +61,8 @@ class Exchange:
         keep_alive: bool,
     ) -> None:
         self.request = request
+        self.headers: dict[str, str] = {}
+        """Sent along with any answer."""
         self._handler = handler
         self._released = released
         self._connection = "keep-alive" if keep_alive else "close"
@@ -110,6 +112,7 @@ class Exchange:
         for name, value in {
             "Content-Type": kind,
             "Connection": self._connection,
+            **self.headers,
             **headers,
         }.items():
             self._handler.send_header(name.replace("_", "-"), value)

@@ -80,13 +80,10 @@ def test_retry_after_is_honoured(dialect: str) -> None:
 
 
 @every_way
-@pytest.mark.parametrize("status", [429, 500])
-def test_a_status_that_does_not_pass_ends_as_unavailable(
-    dialect: str, stream: bool, status: int
-) -> None:
+def test_a_status_that_does_not_pass_ends_as_unavailable(dialect: str, stream: bool) -> None:
     with (
-        LoopbackServer([fails(status, "come back tomorrow")] * 5) as server,
-        pytest.raises(ProviderUnavailable, match=rf"{status}.*come back tomorrow"),
+        LoopbackServer([fails(500, "come back tomorrow")] * 5) as server,
+        pytest.raises(ProviderUnavailable, match=r"500.*come back tomorrow"),
     ):
         ask(model_at(server.base_url, dialect=dialect, stream=stream))
     assert len(server.requests) == 1 + HURRY.max_retries
@@ -178,7 +175,8 @@ def printed_with_both_keys_set(behaviour: Behaviour, error: type[ProviderError])
             "gpt-4o", environment=KEYS, directory=directory_at(openai=server.base_url)
         )
         with pytest.raises(error) as raised:
-            ask(EndpointModel(endpoint, patience=replace(HURRY, max_retries=0)))
+            patience = replace(HURRY, max_retries=0, limited_s=0.0)
+            ask(EndpointModel(endpoint, patience=patience))
     return "".join(traceback.format_exception(raised.value))
 
 
@@ -203,6 +201,7 @@ def test_an_exhausted_quota_is_a_refusal_not_a_wait() -> None:
         pytest.raises(ProviderRefused, match="no quota left"),
     ):
         ask(model_at(server.base_url))
+    assert len(server.requests) == 1
 
 
 @every_way

@@ -1,6 +1,6 @@
 """What a dialect reads out of one exchange, and the ways an exchange ends without an answer.
 
-The three exceptions here never leave this room: `EndpointModel` turns each into a retry, a reply
+The four exceptions here never leave this room: `EndpointModel` turns each into a retry, a reply
 or an error of `domain.errors`.
 """
 
@@ -26,6 +26,15 @@ T = TypeVar("T")
 
 class BrokenAnswer(Exception):
     """An answer that stopped, stalled or cannot be read; asking again may help."""
+
+
+class Limited(BrokenAnswer):
+    """The provider limits the rate; asking again will help, later."""
+
+    def __init__(self, said: str, told_as: str, after_s: float | None = None) -> None:
+        """`told_as`: the status or code that it was told by."""
+        super().__init__(said)
+        self.told_as, self.after_s = told_as, after_s
 
 
 class NotAnApi(Exception):

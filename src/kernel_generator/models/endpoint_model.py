@@ -1,7 +1,8 @@
 """A language model behind an OpenAI-compatible endpoint: asks, asks again, prices, and classifies.
 
 Retries are never stacked: the SDK repeats what fails before a stream has begun (statuses,
-connections), this module what fails after (a stream that stalls, breaks or ends early).
+connections), this module what fails after (a stream that stalls, breaks or ends early) and what
+the provider's rate limits put off, for which everybody waits (`pace`).
 
 What is raised here has no cause: a provider's own words may echo the key, and a traceback prints
 the words of every cause. The message quotes them with the key blotted out.
@@ -18,9 +19,17 @@ import openai
 
 from kernel_generator.domain.conversation import Finish, Reply
 from kernel_generator.domain.errors import ProviderUnavailable
-from kernel_generator.models.answer import Answer, BrokenAnswer, Declined, NotAnApi
+from kernel_generator.models.answer import Answer, BrokenAnswer, Declined, Limited, NotAnApi
 from kernel_generator.models.chat import ChatDialect
-from kernel_generator.models.faults import FinalError, failure, not_an_api, quotable, rejected
+from kernel_generator.models.faults import (
+    FinalError,
+    failure,
+    not_an_api,
+    out_of_patience,
+    quotable,
+    rejected,
+)
+from kernel_generator.models.pace import LONGEST_BACKOFF_S, pace_of
 from kernel_generator.models.price import cost_usd
 from kernel_generator.models.protocol import Patience
 from kernel_generator.models.responses import ResponsesDialect
@@ -30,12 +39,11 @@ if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Request
     from kernel_generator.models.answer import Dialect
     from kernel_generator.models.credentials import Endpoint
-
-_LONGEST_BACKOFF_S = 8.0
+    from kernel_generator.models.pace import Turn
 
 
 class EndpointModel:
-    """A `LanguageModel` at an `Endpoint`. May be used from several event loops in turn."""
+    """A `LanguageModel` at an `Endpoint`. May be used from several event loops."""
 
     def __init__(
         self,
@@ -47,6 +55,7 @@ class EndpointModel:
         self._endpoint = endpoint
         self._patience = patience or Patience()
         self._stream = stream
+        self._pace = pace_of(endpoint)
         self._dialect = _speak(endpoint, stream, self._patience.answer_s)
         # Connections belong to the loop they were opened in; a synchronous caller starts many.
         self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI]()
@@ -77,11 +86,12 @@ class EndpointModel:
             await client.close()
 
     async def _persist(self, request: Request) -> Answer:
+        turn = self._pace.turn(self._patience)
         pause = self._patience.backoff_s
         retries = self._patience.max_retries
         for left in range(retries, -1, -1):
             try:
-                return await self._ask_once(request)
+                return await self._ask_in_turn(request, turn)
             except BrokenAnswer as error:
                 if left == 0:
                     host = self._endpoint.origin.host
@@ -89,9 +99,20 @@ class EndpointModel:
                         f"{host} gave no whole answer in {retries + 1} tries, lastly: "
                         f"{quotable(str(error), self._endpoint)}. Try again later"
                     ) from None
-            await asyncio.sleep(min(pause, _LONGEST_BACKOFF_S))
+            await asyncio.sleep(min(pause, LONGEST_BACKOFF_S))
             pause *= 2
         raise AssertionError("the last try returns or raises")
+
+    async def _ask_in_turn(self, request: Request, turn: Turn) -> Answer:
+        """One exchange that the provider's rate limits let through."""
+        while True:
+            try:
+                async with turn:
+                    return await self._ask_once(request)
+            except Limited as limit:
+                if turn.is_over:
+                    retries = turn.times_limited - 1
+                    raise out_of_patience(limit, self._endpoint, retries) from None
 
     async def _ask_once(self, request: Request) -> Answer:
         """One exchange. The boundary where everything that escapes it is classified."""
@@ -111,7 +132,9 @@ class EndpointModel:
     def _client(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
-            self._clients[loop] = open_client(self._endpoint, self._patience, stream=self._stream)
+            self._clients[loop] = open_client(
+                self._endpoint, self._patience, self._pace, stream=self._stream
+            )
         return self._clients[loop]
 
     def _cost(self, answer: Answer) -> float | None:

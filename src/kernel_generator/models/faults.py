@@ -12,7 +12,8 @@ import openai
 
 from kernel_generator.domain.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from kernel_generator.models.address import shown
-from kernel_generator.models.answer import BrokenAnswer, Declined
+from kernel_generator.models.answer import BrokenAnswer, Declined, Limited
+from kernel_generator.models.limits import limits_rate, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,8 @@ _FINAL_CODES = {
     "invalid_request_error",
     "model_not_found",
 }
-_PASSING_STATUSES = {408, 409, 429}
+_LIMIT_CODES = {"429", "rate_limit_error", "rate_limit_exceeded"}
+_PASSING_STATUSES = {408, 409}
 
 
 class FinalError(Exception):
@@ -48,6 +50,8 @@ def raise_for_code(code: str | None, kind: str | None, message: str) -> None:
         raise Declined(message)
     if named & _FINAL_CODES:
         raise FinalError(message)
+    if named & _LIMIT_CODES:
+        raise Limited(message, f"'{min(named & _LIMIT_CODES)}'")
     raise BrokenAnswer(f"the provider broke the answer off: {message}")
 
 
@@ -64,8 +68,8 @@ def raise_for_body(body: Mapping[str, object] | None) -> None:
 def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> ProviderError:
     """What the SDK raised, once it has used up its own retries.
 
-    Raises `Declined` where the provider's rules refused the question, and `BrokenAnswer` for an
-    error told mid-stream that may pass.
+    Raises `Declined` where the provider's rules refused the question, `Limited` where it limits
+    the rate, and `BrokenAnswer` for an error told mid-stream that may pass.
     """
     said = quotable(_words(error.body) or error.message, endpoint)
     host = endpoint.origin.host
@@ -74,11 +78,10 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
             raise Declined(said)
         if error.code == "insufficient_quota":
             return ProviderRefused(f"{host} has no quota left for this key: {said}")
+        if limits_rate(error.status_code, error.response.headers):
+            raise Limited(said, str(error.status_code), retry_after_s(error.response.headers))
         if error.status_code in _PASSING_STATUSES or error.status_code >= 500:
-            return ProviderUnavailable(
-                f"{host} kept answering {error.status_code} after {retries} retries: {said}. "
-                "Try again later"
-            )
+            return _kept_answering(str(error.status_code), endpoint, retries, said)
         return ProviderRefused(_advice(error, endpoint, said))
     if isinstance(error, openai.APITimeoutError):
         return ProviderUnavailable(
@@ -96,6 +99,20 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
     except FinalError:
         return rejected(said, endpoint)
     raise AssertionError("raise_for_code always raises")
+
+
+def out_of_patience(limit: Limited, endpoint: Endpoint, retries: int) -> ProviderUnavailable:
+    """For a provider that limited the rate for too long."""
+    return _kept_answering(limit.told_as, endpoint, retries, quotable(str(limit), endpoint))
+
+
+def _kept_answering(
+    told_as: str, endpoint: Endpoint, retries: int, said: str
+) -> ProviderUnavailable:
+    return ProviderUnavailable(
+        f"{endpoint.origin.host} kept answering {told_as} after {retries} retries: {said}. "
+        "Try again later"
+    )
 
 
 def rejected(said: str, endpoint: Endpoint) -> ProviderRefused:

@@ -46,3 +46,6 @@ class Patience:
     """How often one question is asked again after failures that may pass."""
     backoff_s: float = 0.5
     """Pause before re-asking after a broken stream; doubles each time, up to 8 s."""
+    limited_s: float = 900.0
+    """Longest time for which one question is put off by a provider that limits the rate, counted
+    from the first time; its tries in that time are no retries."""

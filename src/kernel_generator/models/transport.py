@@ -13,11 +13,13 @@ import httpx2
 from openai import AsyncOpenAI
 
 from kernel_generator.models.address import is_local
+from kernel_generator.models.limits import limits_rate, reset_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kernel_generator.models.credentials import Endpoint
+    from kernel_generator.models.pace import Pace
     from kernel_generator.models.protocol import Patience
 
 _HEADERS = {
@@ -34,8 +36,9 @@ _HEADERS = {
 _OPENAI_HEADERS = {"openai-organization", "openai-project"}
 
 
-def open_client(endpoint: Endpoint, patience: Patience, *, stream: bool) -> AsyncOpenAI:
-    """A client that retries by itself what fails before an answer has begun."""
+def open_client(endpoint: Endpoint, patience: Patience, pace: Pace, *, stream: bool) -> AsyncOpenAI:
+    """A client that retries by itself what fails before an answer has begun, but for rate limits:
+    those it hands out at once, for everybody to wait."""
     timeout = httpx2.Timeout(
         connect=patience.connect_s,
         # Between two bytes of a stream; an answer that is not streamed is one long silence.
@@ -49,7 +52,7 @@ def open_client(endpoint: Endpoint, patience: Patience, *, stream: bool) -> Asyn
         # No proxy stands between this machine and itself.
         trust_env=not is_local(endpoint.origin.host),
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-        event_hooks={"request": [_only_ours(endpoint)]},
+        event_hooks={"request": [_only_ours(endpoint)], "response": [_heeding(pace)]},
     )
     return AsyncOpenAI(
         api_key=endpoint.api_key.get_secret_value(),
@@ -72,3 +75,15 @@ def _only_ours(endpoint: Endpoint) -> Callable[[httpx2.Request], Awaitable[None]
         request.headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
 
     return keep
+
+
+def _heeding(pace: Pace) -> Callable[[httpx2.Response], Awaitable[None]]:
+    async def heed(response: httpx2.Response) -> None:
+        if limits_rate(response.status_code, response.headers):
+            # The SDK's own switch: it would ask again a few times, whatever others were told.
+            response.headers["x-should-retry"] = "false"
+        seconds = reset_s(response.headers)
+        if seconds is not None:
+            pace.resets_in(seconds)
+
+    return heed
