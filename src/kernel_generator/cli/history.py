@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def runs(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the runs that are kept, oldest first."""
-    from kernel_generator.reporting.tables import runs_table
+    from kernel_generator.cli.run_tables import runs_table
     from kernel_generator.runs.journal import known_runs
     from kernel_generator.runs.store import Store
 
@@ -37,7 +37,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a run's attempts: what each was made from, what became of it, and what it cost."""
-    from kernel_generator.reporting.tables import history_table
+    from kernel_generator.cli.run_tables import history_table
     from kernel_generator.runs.journal import known_run
     from kernel_generator.runs.store import Store
 
