@@ -14,6 +14,7 @@ from kernel_generator.cli.options import (
     DefinitionsOption,
     DialectOption,
     EffortOption,
+    EstimateOption,
     IsolationOption,
     JobsOption,
     JsonEventsOption,
@@ -75,6 +76,7 @@ def optimize(
     max_device_minutes: MaxDeviceMinutesOption = None,
     price: PriceOption = None,
     store: StoreOption = None,
+    estimate: EstimateOption = False,
     as_json: JsonOption = False,
     json_events: JsonEventsOption = False,
 ) -> int:
@@ -96,6 +98,13 @@ def optimize(
     goal = check_goal(Goal(rounds, keep_improving, target_speedup))
     budget = budget_of(max_usd, max_tokens, max_minutes, max_device_minutes)
     stated, kept = price_of(price), store or default_path()
+    if estimate:
+        from kernel_generator.cli.estimate import Wanted, tell_estimate
+
+        if json_events:
+            raise InvalidInput("--estimate has no events to tell: leave --json-events out")
+        asking = (model, language, target, base_url, reasoning_effort, goal, stated, max_usd)
+        return tell_estimate(chosen, Wanted(*asking, store=kept), as_json)
     for traceset, _ in chosen:
         writable_root(traceset)
     progress = Progress(to_stderr())
