@@ -58,6 +58,15 @@ def test_a_price_that_nobody_knows_leaves_tokens(shell: Shell, own_store: Path) 
     assert (economy["cost_usd"], economy["marks"][0]["reached"]["tokens"]) == (None, 120)
 
 
+def test_what_was_answered_elsewhere_without_a_count_is_not_told_as_nothing(
+    shell: Shell, own_store: Path
+) -> None:
+    elsewhere = replace(a_try(), reply=Reply("", Finish.COMPLETE, "a-colleague"))
+    run = kept(Store(own_store), a_run(elsewhere))
+    ran = shell.run("show", run)
+    assert "2.00x after cost and tokens that nobody told (attempt 1)" in ran.out
+
+
 def test_a_run_without_a_result_is_shown(shell: Shell, own_store: Path) -> None:
     run = kept(Store(own_store), a_run())
     ran = shell.run("show", run)

@@ -94,3 +94,6 @@ def test_it_is_as_strict_as_the_command(keyless: Shell) -> None:
     ran = keyless.run("optimize", "set", "-m", "gtp-5", *ON_GPU, "--estimate")
     assert ran.code == 2
     assert "cannot be told from its name (did you mean 'gpt-5'" in ran.err
+    ran = keyless.run("optimize", "set", "-m", "gpt-5", *ON_GPU, "--estimate", "--json-events")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--estimate has no events to tell" in ran.err

@@ -90,6 +90,8 @@ def _curve(head: str, points: tuple[Point, ...], *, named: bool) -> str:
 
 
 def _spent(point: Point) -> str:
+    if point.cost_usd is None and not point.tokens:
+        return "cost and tokens that nobody told"
     if point.cost_usd is None:
         return f"{point.tokens:,} tokens, cost unknown"
     return f"{figures.dollars(point.cost_usd)} and {point.tokens:,} tokens"
