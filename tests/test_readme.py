@@ -145,6 +145,7 @@ EXPECTED = {
     "kernel-generator optimize demo/traceset -d rmsnorm_h2048": "successful 1",
     "kernel-generator optimize demo/traceset -d rmsnorm_h2048 --model gpt-5 --language cpp "
     "--target CPU --rounds 3": "successful 1",
+    "kernel-generator optimize demo/traceset --model gpt-5 --target H100 --estimate": "in sum",
     "kernel-generator generate demo/traceset -d rmsnorm_h2048 --pass-k 3 --model gpt-5 "
     "--language triton --target H100": "gpt-5_optimized_solution_3.json",
     "kernel-generator evaluate demo/traceset -d rmsnorm_h2048 --target CPU --solution "

@@ -163,7 +163,7 @@ class KernelGenerator:
                 reasoning_effort=reasoning_effort,
             )
         self.model_name: str = model.name
-        self.language: str = _language(language, self.target, model.name)
+        self.language: str = resolve_language(language, self.target, model.name)
         if isinstance(budget, Spending) and price is not None:
             raise InvalidInput("a shared Spending has its own price: Spending(budget, price)")
         self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
@@ -542,7 +542,11 @@ def writable_root(traceset: TraceSet) -> Path:
     return saving.check_writable(traceset)
 
 
-def _language(language: str | None, target: Target, model: str) -> str:
+def resolve_language(language: str | None, target: Target, model: str) -> str:
+    """The language of that name; None: what suits the target and the model.
+
+    Raises `UnknownName`, and `InvalidInput` where the embedded model does not write it.
+    """
     builtin = model == BUILTIN_COMPILER
     if language is None:
         if builtin:

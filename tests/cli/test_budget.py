@@ -35,11 +35,14 @@ def test_a_price_that_nobody_knows_is_asked_for(shell: Shell) -> None:
         ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-usd", 5)
         assert ran.code == 1
         assert "the price of 'loopback-1' is not known" in ran.err
+        assert "cost per passing kernel: nothing passed" in ran.out.splitlines()
         ran = shell.run(
             "resume", "--all", "--base-url", server.base_url, "--max-usd", 5, "--price", "2,10"
         )
     assert ran.code == 0, ran.err
     assert "$0.0004" in ran.err
+    # The first reply was never priced, and a part is not the sum.
+    assert "cost per passing kernel: cost unknown" in ran.out.splitlines()
 
 
 @pytest.mark.parametrize(

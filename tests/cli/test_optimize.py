@@ -62,6 +62,11 @@ def test_optimize_measures_saves_and_traces_and_prints_one_document(
     assert row["evaluation"]["speedup"]["value"] > 0
     assert Path(row["file"]).is_file()
     assert ran.document["statistics"]["success_rate"] == 100.0
+    economy = ran.document["statistics"]["economy"]
+    assert (economy["passing"], economy["cost_per_passing_usd"]) == (1, 0.0)
+    assert (
+        economy["runs"][0]["over_reference"][0]["speedup"] == row["evaluation"]["speedup"]["value"]
+    )
     again = TraceSet.from_path(str(tmp_path / "set"))
     assert len(again.traces["scale_add"]) == 1
     assert "round 1 draft: PASSED" in ran.err

@@ -27,7 +27,7 @@ def runs(
     as_json: JsonOption = False,
 ) -> None:
     """List the runs that are kept, oldest first."""
-    from kernel_generator.reporting.tables import runs_table
+    from kernel_generator.cli.run_tables import runs_table
     from kernel_generator.runs.journal import known_runs
     from kernel_generator.runs.store import Store
 
@@ -50,12 +50,15 @@ def show(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a run's attempts: what each was made from, what became of it, and what it cost."""
-    from kernel_generator.reporting.tables import history_table
+    """Show a run's attempts: what each was made from, what became of it, what it cost and gave."""
+    from kernel_generator.cli.economy import run_lines
+    from kernel_generator.cli.run_tables import history_table
+    from kernel_generator.runs.economy import economy_of
     from kernel_generator.runs.journal import known_run
     from kernel_generator.runs.store import Store
 
     found = known_run(Store(store), run)
+    economy = economy_of(found)
     if as_json:
         attempts = [
             {
@@ -70,7 +73,7 @@ def show(
             }
             for attempt in found.history.attempts
         ]
-        print_json({**_summary(found), "attempts": attempts})
+        print_json({**_summary(found), "economy": plain(economy), "attempts": attempts})
         return
     console = to_people()
     for line in (
@@ -83,6 +86,7 @@ def show(
     replies = len(found.history.replies)
     for line in (
         f"{found.state}; {found.history.asked} requests noted, {replies} replies",
+        *run_lines(economy),
         f"saved {found.history.saved}" if found.history.saved else "nothing was saved",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

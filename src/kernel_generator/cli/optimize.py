@@ -14,6 +14,7 @@ from kernel_generator.cli.options import (
     DefinitionsOption,
     DialectOption,
     EffortOption,
+    EstimateOption,
     IsolationOption,
     JobsOption,
     JsonEventsOption,
@@ -75,6 +76,7 @@ def optimize(
     max_device_minutes: MaxDeviceMinutesOption = None,
     price: PriceOption = None,
     store: StoreOption = None,
+    estimate: EstimateOption = False,
     as_json: JsonOption = False,
     json_events: JsonEventsOption = False,
 ) -> int:
@@ -94,12 +96,19 @@ def optimize(
         at = ", ".join(f"'{path}'" for path in tracesets)
         raise InvalidInput(f"the trace set at {at} has no readable definition")
     goal = check_goal(Goal(rounds, keep_improving, target_speedup))
+    budget = budget_of(max_usd, max_tokens, max_minutes, max_device_minutes)
+    stated, kept = price_of(price), store or default_path()
+    if estimate:
+        from kernel_generator.cli.estimate import Wanted, tell_estimate
+
+        if json_events:
+            raise InvalidInput("--estimate has no events to tell: leave --json-events out")
+        asking = (model, language, target, base_url, reasoning_effort, goal, stated, max_usd)
+        return tell_estimate(chosen, Wanted(*asking, store=kept), as_json)
     for traceset, _ in chosen:
         writable_root(traceset)
     progress = Progress(to_stderr())
-    spending = Spending(
-        budget_of(max_usd, max_tokens, max_minutes, max_device_minutes), price_of(price)
-    )
+    spending = Spending(budget, stated)
     judge = judge_of(target, isolation)
     generators = [
         KernelGenerator(
@@ -111,7 +120,7 @@ def optimize(
             dialect=dialect,
             on_event=observer_of(progress, json_events),
             isolation=isolation,
-            store=store or default_path(),
+            store=kept,
             budget=spending,
             judge=judge,
         )
@@ -126,7 +135,7 @@ def optimize(
     hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
     campaign = Campaign(work, progress, jobs or generators[0].at_once, hint)
     code = campaign.work()
-    conclude(campaign.rows, progress, len(work), as_json, json_events)
+    conclude(campaign.rows, progress, len(work), kept, as_json, json_events)
     return code
 
 
@@ -168,14 +177,21 @@ def observer_of(progress: Progress, json_events: bool) -> Observer:
 
 
 def conclude(
-    rows: list[Row], progress: Progress, total: int, as_json: bool, json_events: bool = False
+    rows: list[Row],
+    progress: Progress,
+    total: int,
+    store: Path,
+    as_json: bool,
+    json_events: bool = False,
 ) -> None:
     """The closing table and statistics of `total` definitions."""
+    from kernel_generator.cli.economy import economy_of_runs, summary_lines
     from kernel_generator.reporting import figures
     from kernel_generator.reporting.tables import campaign_notes, campaign_table
 
     solved = sum(row.solved for row in rows)
     rate = 100.0 * solved / len(rows) if rows else 0.0
+    economy = economy_of_runs(store, progress.run_ids)
     if as_json:
         print_json(
             {
@@ -189,6 +205,7 @@ def conclude(
                     "prompt_tokens": progress.usage.prompt,
                     "completion_tokens": progress.usage.completion,
                     "cost_usd": progress.cost_usd,
+                    "economy": plain(economy) if economy else None,
                 },
             }
         )
@@ -202,6 +219,8 @@ def conclude(
         f"{figures.dollars(progress.cost_usd)}",
         highlight=False,
     )
+    for line in summary_lines(economy):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _row_document(row: Row) -> dict[str, Any]:

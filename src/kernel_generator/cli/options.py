@@ -187,6 +187,14 @@ StoreOption = Annotated[
         show_default=False,
     ),
 ]
+EstimateOption = Annotated[
+    bool,
+    typer.Option(
+        "--estimate",
+        help="Tell requests, tokens, cost and the judge's time that this would take, and stop: "
+        "nothing is asked or judged, and no key is needed.",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout; all else goes to stderr."),

@@ -114,7 +114,7 @@ def resume(
         code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
     if not chosen:
         progress.line("no run waits to go on")
-    conclude(rows, progress, len(chosen), as_json, json_events)
+    conclude(rows, progress, len(chosen), kept.path, as_json, json_events)
     return code
 
 

@@ -105,6 +105,23 @@ def resolve(
     )
 
 
+def base_url_of(
+    model: str,
+    *,
+    base_url: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Directory = DIRECTORY,
+) -> str:
+    """Where `resolve` would ask a model; no key is looked for.
+
+    Raises `InvalidInput` where the host is unknown, or contradicts the model.
+    """
+    settings, family = read_settings(environment), directory.family(model)
+    place = _find_place(model, base_url, settings, family, directory)
+    _refuse_contradiction(model, place, family or directory.family(model.rpartition("/")[2]))
+    return place.base_url
+
+
 def _find_place(
     model: str,
     base_url: str | None,

@@ -72,6 +72,11 @@ class Progress:
         self.cost_usd: float | None = 0.0
         """Dollars so far; None as soon as one reply's price is unknown."""
 
+    @property
+    def run_ids(self) -> list[str]:
+        """Of the runs that were worked on."""
+        return list(self._definitions)
+
     def expect(self, definitions: int) -> None:
         """So many definitions will be worked on."""
         self._expected = definitions

@@ -52,7 +52,7 @@ class Samples:
             target=task.target,
             language=task.language,
             toolchain=find_toolchain(),
-            floors=_floors(task),
+            floors=declared_floors(task),
             held_out=len(task.held_out),
         )
 
@@ -124,7 +124,7 @@ class Samples:
             self._observer(event)
 
 
-def _floors(task: Task) -> dict[str, Floor]:
+def declared_floors(task: Task) -> dict[str, Floor]:
     """What the declared tensors alone tell; operations are counted by running the reference."""
     floors: dict[str, Floor] = {}
     for workload in task.searched:
