@@ -9,6 +9,7 @@ from kernel_generator.evaluation.baselines import reference_solution
 from kernel_generator.evaluation.bench import Bench
 from kernel_generator.evaluation.case import Subject
 from kernel_generator.evaluation.finalist import Finalist
+from kernel_generator.evaluation.nursery import Nursery
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.toolchain import build_environment
 from kernel_generator.evaluation.trials import Trials
@@ -39,7 +40,7 @@ def finalist(
     def order(one: Solution) -> Order:
         return Order(what.definition.model_dump_json(), one.model_dump_json(), device)
 
-    pool = Pool(what, device, isolate(level))
+    pool = Pool(what, Nursery(device, isolate(level)))
     try:
         language = solution.spec.language.value
         reference = pool.start()

@@ -14,6 +14,7 @@ from kernel_generator.domain.errors import SandboxError
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.building import NotBuilt, build, is_built_apart
 from kernel_generator.evaluation.judge import Limits
+from kernel_generator.evaluation.nursery import Nursery
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.toolchain import find_cuda
 from kernel_generator.sandbox.artefact import Artefact
@@ -80,7 +81,7 @@ def make(pool: Pool, what: Solution, limits: Limits = TINY) -> Artefact | NotBui
 @pytest.fixture(scope="module")
 def pool() -> Generator[Pool]:
     """Of a session on a GPU, whether there is one or not: what builds never asks."""
-    found = Pool(task(target="H100", language="cuda"), "cuda:0", isolate(Level.STRICT))
+    found = Pool(task(target="H100", language="cuda"), Nursery("cuda:0", isolate(Level.STRICT)))
     yield found
     found.close()
 
@@ -119,7 +120,7 @@ class TestBuilding:
         assert "undeclared" in wrong.answer.text
 
     def test_ends_with_its_session(self) -> None:
-        pool = Pool(task(language="cpp"), "cpu", isolate(Level.STRICT))
+        pool = Pool(task(language="cpp"), Nursery("cpu", isolate(Level.STRICT)))
         with ThreadPoolExecutor(1) as threads:
             found = threads.submit(make, pool, cpp(ENDLESS), Limits(build_s=200.0))
             pool.close()

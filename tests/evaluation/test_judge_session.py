@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -343,6 +344,17 @@ class TestSessions:
             for judge in (session, session, opened_by_a_thread_that_ended)
         ]
         assert told[0] == told[1] != told[2]
+
+    @pytest.mark.slow
+    def test_may_rest_between_evaluations(self, session: LocalSession) -> None:
+        beaten = [solution(f"def run(x):\n    return x * {by}\n") for by in ("2.0", "2 + 0 * x")]
+        for incumbent in beaten:
+            found = session.evaluate(RIGHT, replace(BRIEF, incumbent=incumbent))
+            assert found.outcome is Outcome.PASSED
+            assert "incumbent" in found.baselines
+            # The first of them is replaced by the second, and what it was timed with is given back.
+            session.rest()
+        session.rest()
 
     @pytest.mark.slow
     def test_judge_one_candidate_after_the_other_when_asked_at_once(

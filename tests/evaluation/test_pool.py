@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernel_generator.domain.errors import SandboxError
+from kernel_generator.evaluation.nursery import Nursery
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.sandbox.isolation import Isolation, Level
 from tests.evaluation.judging import DOUBLE, task
@@ -12,7 +13,7 @@ from tests.evaluation.judging import DOUBLE, task
 
 @pytest.fixture
 def pool() -> Pool:
-    return Pool(task(DOUBLE), "cpu", Isolation(Level.PROCESS))
+    return Pool(task(DOUBLE), Nursery("cpu", Isolation(Level.PROCESS)))
 
 
 def test_a_retired_child_is_gone_once_the_pool_has_settled(pool: Pool) -> None:

@@ -10,6 +10,7 @@ import pytest
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.nursery import Nursery
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.sandbox.isolation import Level, isolate
 from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, solution, task
@@ -74,7 +75,7 @@ def test_it_may_be_closed_twice() -> None:
 
 
 def test_a_closed_pool_says_so_whether_or_not_a_child_had_been_started_ahead() -> None:
-    pool = Pool(task(), "cpu", isolate(Level.STRICT))
+    pool = Pool(task(), Nursery("cpu", isolate(Level.STRICT)))
     pool.stop(pool.take("python"))
     pool.replenish()
     pool.close()

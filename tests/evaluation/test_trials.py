@@ -72,3 +72,12 @@ def test_no_trial_has_the_inputs_of_a_timed_call(trials: Trials) -> None:
     for _ in range(40):
         with trials.anew():
             assert trials.number(trials.most - 1) < FRESH
+
+
+def test_inputs_are_the_same_again_after_a_rest(trials: Trials) -> None:
+    before = [trials.values(WHICH, index).tensors["x"] for index in (0, 1, FRESH)]
+    trials.rest()
+    after = [trials.values(WHICH, index).tensors["x"] for index in (0, 1, FRESH)]
+    for old, new in zip(before, after, strict=True):
+        assert old is not new
+        assert torch.equal(old, new)

@@ -148,6 +148,13 @@ class Bench:
         except torch.OutOfMemoryError:
             return skipped(record, "the judge has no memory left on the GPU", starved=True)
 
+    def rest(self) -> None:
+        """Give back all rings, and see `Trials.rest`. They are filled again when they are used."""
+        while self._parties:
+            _, party = self._parties.popitem()
+            self.trials.unbind(party.worker, party.arena)
+        self.trials.rest()
+
     def close(self) -> None:
         """Free what is kept from one candidate to the next, once no child is left. Safe to call
         twice."""

@@ -37,6 +37,7 @@ from kernel_generator.evaluation.health import wait_until_healthy
 from kernel_generator.evaluation.inputs import InputsUnavailable
 from kernel_generator.evaluation.judge import Limits, Opened, Profile, Unusable
 from kernel_generator.evaluation.labels import declares_non_deterministic, labels_of
+from kernel_generator.evaluation.nursery import Nursery
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.processor import cpus_of
 from kernel_generator.evaluation.rivals import Rivals
@@ -48,7 +49,7 @@ from kernel_generator.evaluation.toolchain import gpu_name, portable_build_envir
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.isolation import JailUnavailable, Level, isolate
-from kernel_generator.sandbox.orders import Done, Order
+from kernel_generator.sandbox.orders import Done, Order, WarmOrder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -84,6 +85,8 @@ class LocalJudge:
         if isolation not in list(Level):
             raise UnknownName("isolation level", isolation, list(Level))
         self._level = Level(isolation)
+        self._nurseries: dict[str, Nursery] = {}
+        """By device, with children for all of its sessions."""
 
     @property
     def place(self) -> str:
@@ -122,7 +125,8 @@ class LocalJudge:
     def open(self, task: Task) -> LocalSession:
         """See `Judge.open`. Raises `IsolationUnavailable` too."""
         device = "cuda:0" if task.target.is_gpu and gpu_name() is not None else "cpu"
-        return LocalSession(task, device, self._limits, self.isolation)
+        nursery = self._nurseries.setdefault(device, Nursery(device, self.isolation))
+        return LocalSession(task, self._limits, nursery)
 
 
 def _too_slow_to_interpret(verdict: Evaluation) -> Evaluation:
@@ -148,13 +152,11 @@ class _Again(Exception):
 class LocalSession:
     """One task on one device."""
 
-    def __init__(
-        self, task: Task, device: str, limits: Limits, isolation: sandbox.Isolation
-    ) -> None:
+    def __init__(self, task: Task, limits: Limits, nursery: Nursery) -> None:
         self._task = task
-        self._device = device
+        device = self._device = nursery.device
         self._limits = limits
-        self._pool = Pool(task, device, isolation)
+        self._pool = Pool(task, nursery)
         self._unfit: set[str] = set()
         """Workloads that this machine has no room or time for."""
         self._turn = threading.Lock()
@@ -166,7 +168,7 @@ class LocalSession:
             task,
             device,
             limits,
-            self._pool.start(),
+            None,
             secrets.randbits(62),
             self._revive_reference,
         )
@@ -177,12 +179,20 @@ class LocalSession:
     def prepare(self) -> None:
         """See `Session.prepare`."""
         try:
-            with self._turn, self._pool.working():
-                self._prepare()
+            with self._turn:
+                self._start_reference()
+                with self._pool.working():
+                    self._prepare()
         except (ReferenceFailed, NoWorkloads):
             # A reference killed by `close` looks like one that fails.
             self._pool.check_open()
             raise
+
+    def _start_reference(self) -> None:
+        """Not before: its imports would take the cores from what another session times. They need
+        no turn at a GPU."""
+        self._trials.reference = self._pool.start()
+        self._trials.reference.warm(WarmOrder(None, triton=False), self._limits.build_s)
 
     def _prepare(self) -> None:
         definition = self._task.definition
@@ -226,9 +236,10 @@ class LocalSession:
         began = time.perf_counter()
         if self._device == "cpu":
             # Building would take the cores from what is being timed.
-            with self._turn:
+            with self._turn, self._pool.evaluating():
                 return self._evaluate(solution, profile, began, contextlib.nullcontext())
-        return self._evaluate(solution, profile, began, self._turn)
+        with self._pool.evaluating():
+            return self._evaluate(solution, profile, began, self._turn)
 
     def _evaluate(
         self,
@@ -246,7 +257,6 @@ class LocalSession:
         else:
             with built or contextlib.nullcontext():
                 verdict = self._load(built, order, solution, profile, turn)
-        self._pool.replenish()
         # Children killed by `close` look like candidates that crashed.
         self._pool.check_open()
         return verdict.model_copy(
@@ -385,12 +395,12 @@ class LocalSession:
     def _timing(self) -> Generator[Telemetry | None]:
         """Nobody else times anything on the device meanwhile; its clocks are looked at."""
         if self._device == "cpu":
-            with self._pool.turns.timing():
+            with self._pool.timing():
                 yield None
             return
         self._pool.settle()
         with (
-            self._pool.turns.timing(),
+            self._pool.timing(),
             clocks_around(self._library, gpu_uuid(), self._own) as telemetry,
         ):
             yield telemetry
@@ -489,6 +499,22 @@ class LocalSession:
 
     def _describe(self) -> Device:
         return describe_device(self._device)
+
+    def rest(self) -> None:
+        """Give back the memory of what can be made again quickly: inputs, and the rings of those
+        that candidates are timed beside. For a session that nobody asks anything of for a while;
+        one that is being asked keeps it.
+
+        Raises `SandboxError` where the session is closed meanwhile.
+        """
+        if self._turn.acquire(blocking=False):
+            try:
+                with self._pool.working():
+                    self._bench.rest()
+                    if self._device != "cpu":
+                        torch.cuda.empty_cache()
+            finally:
+                self._turn.release()
 
     def close(self) -> None:
         """See `Session.close`."""

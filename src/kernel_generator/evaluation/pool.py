@@ -1,4 +1,4 @@
-"""The children of one session: started ahead of need, used once, closed together.
+"""The children of one session: closed together, those of candidates used once.
 
 Guarantees that a child which ran a candidate never serves another, and that after `close` none is
 left and none can be started. Safe to use from several threads.
@@ -7,73 +7,50 @@ left and none can be started. Safe to use from several threads.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
-
-from flashinfer_bench.data import SupportedLanguages
+from typing import TYPE_CHECKING
 
 from kernel_generator.domain.errors import SandboxError
-from kernel_generator.evaluation import warmth
-from kernel_generator.evaluation.device import gpu_environment, gpu_node, gpu_uuid
+from kernel_generator.evaluation.device import gpu_uuid
+from kernel_generator.evaluation.nursery import CLOSED, Setup
 from kernel_generator.evaluation.toolchain import build_environment
 from kernel_generator.evaluation.turn import CPU, Turns
-from kernel_generator.sandbox.orders import WarmOrder
-from kernel_generator.sandbox.wire import COMPILES, PRELOADED
-from kernel_generator.sandbox.worker import Worker
+from kernel_generator.sandbox.wire import COMPILES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
 
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.nursery import Nursery
     from kernel_generator.sandbox.bounds import Bounds
-    from kernel_generator.sandbox.isolation import Isolation
+    from kernel_generator.sandbox.worker import Worker
 
-_WARM_S = 120.0
-_MOST_SPARES = 8
-_CORES_A_SPARE = 2
-"""Imports and first launches keep a core busy for seconds; candidates come about once a second."""
-_CPU_S = 3600
-"""CPU time of one process of a candidate; what ends it earlier is a limit on each step."""
-_LOOK_S = 0.1
-"""Whoever waits for a child that is being started looks so often whether the pool is closed."""
-_CLOSED = "the judge's session was closed"
 _BUILD_DISK_BYTES = 1 << 30
 """Objects, intermediate files and the library of one candidate; they live in memory."""
-_Result = TypeVar("_Result")
 
 
 class Pool:
-    """Starts and ends children."""
+    """Starts and ends children. Those for candidates it takes from the nursery that it shares with
+    other sessions."""
 
-    def __init__(self, task: Task, device: str, isolation: Isolation) -> None:
-        self.isolation = isolation
-        self._bounds = replace(isolation.bounds, cpu_s=_CPU_S)
-        """A candidate's. The reference and baselines live as long as the session."""
+    def __init__(self, task: Task, nursery: Nursery) -> None:
+        self.isolation = nursery.isolation
         self._task = task
-        self._device = device
-        self._on_gpu = device != "cpu"
+        self._nursery = nursery
+        self._setup = Setup.of(task)
+        self._on_gpu = nursery.on_gpu
         self.turns = Turns(gpu_uuid if self._on_gpu else lambda: CPU, lambda: self._closed)
         self._workers: list[Worker] = []
-        self._spares: list[Future[Worker]] = []
-        """Started, importing or done with that."""
-        self._ready: list[Worker] = []
-        """Warm, device and all."""
-        self._taking = threading.Lock()
         self._closed = False
         self._starting = 0
         """So many are neither there yet nor given up."""
         self._lock = threading.Condition()
-        cores = os.cpu_count() or 1
-        self._wanted = min(_MOST_SPARES, max(1, cores // _CORES_A_SPARE)) if self._on_gpu else 1
-        self._starter = ThreadPoolExecutor(self._wanted, "kernel-generator-spares")
         self._closer = ThreadPoolExecutor(1, "kernel-generator-retired")
         self._retiring: list[Future[None]] = []
+        nursery.join(self._setup)
 
     @property
     def closed(self) -> bool:
@@ -94,28 +71,9 @@ class Pool:
 
         Raises `SandboxError` where none can be started, or the pool is closed.
         """
-        seen_gpu = self._on_gpu and gpu
-        node, own = (gpu_node(), gpu_environment()) if seen_gpu else (None, {})
-        isolation = replace(self.isolation, bounds=bounds) if bounds else self.isolation
-        with self._lock:
-            if self._closed:
-                raise SandboxError(_CLOSED)
-            self._starting += 1
-        try:
-            worker = Worker(
-                {**own, **(environment or {})}, isolation, node, warmth.seen_folders(), under
-            )
-            with self._lock:
-                self._workers.append(worker)
-        except OSError as error:
-            raise SandboxError(
-                f"no process can be started for a kernel: {error}; free memory, disk space in the "
-                "temporary folder, or file handles, and try again"
-            ) from error
-        finally:
-            with self._lock:
-                self._starting -= 1
-                self._lock.notify_all()
+        with self._starts():
+            worker = self._nursery.start(environment or {}, gpu=gpu, bounds=bounds, under=under)
+            self._keep(worker)
         return worker
 
     def start_builder(self, language: str) -> Worker:
@@ -124,31 +82,40 @@ class Pool:
         Raises `SandboxError` as `start` does.
         """
         environment = {**build_environment(self._task.target, language), COMPILES: "1"}
-        most = min(self._bounds.disk_bytes, _BUILD_DISK_BYTES)
-        return self.start(environment, gpu=False, bounds=replace(self._bounds, disk_bytes=most))
+        own = self._nursery.bounds
+        bounds = replace(own, disk_bytes=min(own.disk_bytes, _BUILD_DISK_BYTES))
+        return self.start(environment, gpu=False, bounds=bounds)
 
     def take(self, language: str) -> Worker:
         """A fresh child for a candidate: one started ahead of need, where it suits.
 
-        Raises `SandboxError` where none can be started.
+        Raises `SandboxError` as `start` does.
         """
         if language != self._task.language:
             environment = build_environment(self._task.target, language)
-            return self.start(environment, bounds=self._bounds)
-        while True:
-            worker = self._take_ready()
-            if worker is None:
-                self._await_a_spare()
-                # In this order: whoever warms children has its turn, and keeps nobody from it.
-                with self.working(), self._taking:
-                    self._ready = self._ready or self._warmed()
-            elif worker.alive:
-                if self._on_gpu:
-                    # On a CPU its imports would take the cores from what is being timed.
-                    self.replenish()
-                return worker
-            else:
-                self.stop(worker)
+            return self.start(environment, bounds=self._nursery.bounds)
+        with self._starts():
+            worker = self._nursery.take(self._setup, self)
+            self._keep(worker)
+        return worker
+
+    @contextlib.contextmanager
+    def _starts(self) -> Generator[None]:
+        """Whoever closes the pool waits for what is done meanwhile."""
+        with self._lock:
+            if self._closed:
+                raise SandboxError(CLOSED)
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._lock.notify_all()
+
+    def _keep(self, worker: Worker) -> None:
+        with self._lock:
+            self._workers.append(worker)
 
     def working(self) -> AbstractContextManager[None]:
         """Nobody times anything on the GPU meanwhile. A CPU has cores for others' work.
@@ -157,73 +124,31 @@ class Pool:
         """
         return self.turns.working() if self._on_gpu else contextlib.nullcontext()
 
-    def _take_ready(self) -> Worker | None:
-        with self._taking:
-            return self._ready.pop(0) if self._ready else None
+    @contextlib.contextmanager
+    def timing(self) -> Generator[None]:
+        """Nobody else times anything on the device meanwhile, nor are children made ready.
 
-    def _await_a_spare(self) -> None:
-        """Imports take seconds: no turn is held meanwhile."""
-        with self._lock:
-            if not self._spares:
-                self._spares.append(self._submit(self._start_spare))
-            spares = list(self._spares)
-        while not futures.wait(spares, _LOOK_S, return_when=futures.FIRST_COMPLETED).done:
-            self.check_open()
+        Raises as `working`.
+        """
+        with self.turns.timing():
+            if self._on_gpu:
+                yield
+                return
+            with self._nursery.timing(self):
+                yield
 
-    def _warmed(self) -> list[Worker]:
-        """The spares that are there, at least one, with what touches the device done: for all of
-        them at once, while nothing is timed on it."""
-        with self._lock:
-            spares, self._spares = self._spares, []
-        if not spares:
-            spares = [self._submit(self._start_spare)]
-        started = set[Future[Worker]]()
-        while not started:
-            self.check_open()
-            started, _ = futures.wait(spares, _LOOK_S, return_when=futures.FIRST_COMPLETED)
-        with self._lock:
-            self._spares += [spare for spare in spares if spare not in started]
-        workers = [spare.result() for spare in started]
-        if self._on_gpu:
-            order = WarmOrder(self._device, self._launches)
-            for answer in [self._submit(partial(w.warm, order, _WARM_S)) for w in workers]:
-                answer.result()
-        return workers
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Around an evaluation: see `Nursery.evaluating`."""
+        return self._nursery.evaluating(self._setup)
 
     def replenish(self) -> None:
-        """Start children for the next candidates. Imports take seconds: they do them ahead of need,
-        while the reference runs, another candidate is timed, or the author thinks."""
-        with self._lock, contextlib.suppress(SandboxError):
-            while len(self._spares) + len(self._ready) < self._wanted:
-                self._spares.append(self._submit(self._start_spare))
-
-    def _submit(self, work: Callable[[], _Result]) -> Future[_Result]:
-        """Work for the starter's threads. Raises `SandboxError` where the pool is closed."""
-        try:
-            return self._starter.submit(work)
-        except RuntimeError as error:
-            raise SandboxError(_CLOSED) from error
-
-    @property
-    def _launches(self) -> bool:
-        """True where candidates are likely to launch Triton kernels."""
-        return self._task.language in (SupportedLanguages.TRITON, SupportedLanguages.PYTHON)
-
-    def _start_spare(self) -> Worker:
-        environment = build_environment(self._task.target, self._task.language)
-        if self._task.language == SupportedLanguages.PYTHON:
-            environment[PRELOADED] = "torch._inductor.compile_fx"
-        worker = self.start(environment, bounds=self._bounds)
-        if self._on_gpu:
-            caches = warmth.launch_caches(self._device) if self._launches else None
-            furnish = None if caches is None else str(caches)
-            worker.warm(WarmOrder(None, self._launches, furnish), _WARM_S)
-        return worker
+        """Start children for the next candidates: see `Nursery.replenish`."""
+        self._nursery.replenish(self._setup)
 
     def check_open(self) -> None:
         """Raises `SandboxError` once the pool is closed: its children's ends mean nothing then."""
         if self._closed:
-            raise SandboxError(_CLOSED)
+            raise SandboxError(CLOSED)
 
     def stop(self, worker: Worker) -> None:
         """Close one child."""
@@ -249,10 +174,11 @@ class Pool:
     def close(self) -> None:
         """Close all children. Safe to call twice."""
         with self._lock:
-            self._closed = True
+            first, self._closed = not self._closed, True
             self._lock.wait_for(lambda: not self._starting)
             workers, self._workers = self._workers, []
         for worker in workers:
             worker.close()
         self._closer.shutdown()
-        self._starter.shutdown(wait=False, cancel_futures=True)
+        if first:
+            self._nursery.leave(self._setup)

@@ -69,11 +69,15 @@ class Stopped(Exception):
 class Supply:
     """The inputs of one task's workloads, on the device they are run on."""
 
+    reference: Worker
+    """The reference's child. Put there by the session before anything is asked of it, and replaced
+    where it has died."""
+
     def __init__(
-        self, task: Task, device: str, call_limit_s: float, seed: int, reference: Worker
+        self, task: Task, device: str, call_limit_s: float, seed: int, reference: Worker | None
     ) -> None:
-        self.reference = reference
-        """The reference's child. Replaced by the session where it has died."""
+        if reference is not None:
+            self.reference = reference
         self.device = device
         self.seed = seed
         """What all inputs are drawn from."""
@@ -135,6 +139,11 @@ class Supply:
     def forget(self, numbers: range) -> None:
         """Keep nothing more of the inputs with these numbers."""
         self._drop(self._values, numbers)
+
+    def rest(self) -> None:
+        """Keep no inputs. They are made again when they are asked for, and are the same."""
+        self._kept_bytes -= sum(v.nbytes for key, v in self._values.items() if key[1] != 1)
+        self._values.clear()
 
     def _drop(self, kept: dict[tuple[str, int], Kept], numbers: range) -> None:
         for key in [key for key in kept if key[1] in numbers]:

@@ -64,7 +64,7 @@ class Trials(Supply):
         task: Task,
         device: str,
         limits: Limits,
-        reference: Worker,
+        reference: Worker | None,
         seed: int,
         revive: Callable[[], None],
     ) -> None:
@@ -84,6 +84,12 @@ class Trials(Supply):
         """See `Supply.forget`; nor of what the reference made of them."""
         super().forget(numbers)
         self._drop(self._expected, numbers)
+
+    def rest(self) -> None:
+        """See `Supply.rest`; nor the reference's arena. Its outputs are kept: they may have taken
+        minutes."""
+        super().rest()
+        self._give_up_arena()
 
     def expected(self, workload: Workload, index: int) -> Expected:
         """The reference's outputs on inputs number `index`, in double precision too.
@@ -133,12 +139,16 @@ class Trials(Supply):
         worker, uuid, arena = self._answering
         if worker is self.reference and uuid == workload.uuid and arena is not None:
             return arena
-        if worker is not None and arena is not None:
-            self._answering = None, "", None
-            self.unbind(worker, arena)
+        self._give_up_arena()
         arena = self.bind(self.reference, workload, 0)
         self._answering = self.reference, workload.uuid, arena
         return arena
+
+    def _give_up_arena(self) -> None:
+        worker, _, arena = self._answering
+        if worker is not None and arena is not None:
+            self._answering = None, "", None
+            self.unbind(worker, arena)
 
     def _wide(
         self, workload: Workload, index: int, ordinary: tuple[torch.Tensor, ...]
