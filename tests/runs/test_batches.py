@@ -263,12 +263,13 @@ class Dies(Store):
         kind: str,
         document: Mapping[str, Any],
         texts: Mapping[str, str] | None = None,
+        subject: str | None = None,
     ) -> None:
         if kind == self._before:
             self._left -= 1
             if self._left < 0:
                 raise StoreError("killed")
-        super().append(run_id, kind, document, texts)
+        super().append(run_id, kind, document, texts, subject)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
