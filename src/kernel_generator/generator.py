@@ -176,7 +176,10 @@ class KernelGenerator:
         self._judge: Judge = judge or judge_of(target_gpu, isolation, limits)
         self._isolation, self._dialect = isolation, dialect
         if isinstance(model, OfflineModel) and self._store is None:
-            raise InvalidInput(f"{_asker(model)} keeps its requests in a store: name one")
+            raise InvalidInput(
+                f"{_asker(model)} is for optimize alone, and keeps its requests in a store: "
+                "name one"
+            )
         # A target that the toolchain cannot serve is said before anyone pays for a reply.
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
         """What to know before believing or paying: each run tells these as `Notice` events."""
