@@ -32,7 +32,7 @@ from kernel_generator.evaluation.toolchain import check_target, find_toolchain, 
 from kernel_generator.evaluation.workloads import split_workloads
 from kernel_generator.models.builtin import BUILTIN_COMPILER
 from kernel_generator.models.builtin import LANGUAGE as BUILTIN_LANGUAGE
-from kernel_generator.models.offline import OFFLINE
+from kernel_generator.models.offline import OFFLINE, BatchedModel, OfflineModel
 from kernel_generator.models.open_model import open_model
 from kernel_generator.models.settings import read_settings
 from kernel_generator.prompts import logs
@@ -119,6 +119,9 @@ class KernelGenerator:
     judge
         Who judges, where several generators share devices; `limits` and `isolation` are then its
         own. None: this machine's device.
+    batch
+        Requests are stored alone, and the run raises `ReplyPending`: `kernel-generator resume`
+        hands those of all runs in as one batch, and goes on once it is answered.
 
     Raises
     ------
@@ -146,6 +149,7 @@ class KernelGenerator:
         budget: Budget | Spending | None = None,
         price: Price | None = None,
         judge: Judge | None = None,
+        batch: bool = False,
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
@@ -153,6 +157,8 @@ class KernelGenerator:
         if model is None and model_name is not None and model_name.startswith(REPLAY):
             model = self._replayed(model_name.removeprefix(REPLAY))
             language = language or model.language
+        elif model is None and batch:
+            model = BatchedModel(model_name or default_model(api_key))
         elif model is None:
             name = model_name or default_model(api_key)
             model = open_model(
@@ -172,9 +178,10 @@ class KernelGenerator:
         self._on_event = on_event
         self._judge: Judge = judge or judge_of(target_gpu, isolation, limits)
         self._isolation, self._dialect = isolation, dialect
-        if model.name == OFFLINE and self._store is None:
+        if isinstance(model, OfflineModel) and self._store is None:
             raise InvalidInput(
-                "'offline' is for optimize alone, and keeps its requests in a store: name one"
+                f"{_asker(model)} is for optimize alone, and keeps its requests in a store: "
+                "name one"
             )
         # A target that the toolchain cannot serve is said before anyone pays for a reply.
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
@@ -209,8 +216,9 @@ class KernelGenerator:
         self, definition: Definition, pass_k: int = 1, *, workloads: Sequence[Workload] = ()
     ) -> list[GeneratedSolution]:
         """See `generate`."""
-        if self.model_name == OFFLINE:
-            raise InvalidInput("independent samples are not kept: 'offline' is for optimize alone")
+        if isinstance(self._author.model, OfflineModel):
+            asker = _asker(self._author.model)
+            raise InvalidInput(f"independent samples are not kept: {asker} is for optimize alone")
         if pass_k < 1:
             raise InvalidInput(f"pass_k is {pass_k}: ask for at least 1 solution")
         searched, held_out = split_workloads(definition, workloads)
@@ -319,6 +327,7 @@ class KernelGenerator:
             dialect=self._dialect,
             reasoning_effort=self._author.sampling.reasoning_effort,
             isolation=self._isolation,
+            batch=isinstance(self._author.model, BatchedModel),
             program=VERSION,
             fingerprints=fingerprints(task),
             contents=contents(task),
@@ -569,6 +578,10 @@ def check_goal(goal: Goal) -> Goal:
     if goal.target_speedup is not None and not goal.target_speedup > 0:
         raise InvalidInput(f"target_speedup is {goal.target_speedup}: give more than 0")
     return goal
+
+
+def _asker(model: OfflineModel) -> str:
+    return "a batch" if isinstance(model, BatchedModel) else f"'{OFFLINE}'"
 
 
 def _solution_of(attempt: Attempt, run_id: str) -> GeneratedSolution:

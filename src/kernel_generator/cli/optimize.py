@@ -11,6 +11,7 @@ import typer
 from kernel_generator.cli.console import plain, print_json, to_people, to_stderr, warn_of
 from kernel_generator.cli.options import (
     BaseUrlOption,
+    BatchOption,
     DefinitionsOption,
     DialectOption,
     EffortOption,
@@ -75,12 +76,14 @@ def optimize(
     max_minutes: MaxMinutesOption = None,
     max_device_minutes: MaxDeviceMinutesOption = None,
     price: PriceOption = None,
+    batch: BatchOption = False,
     store: StoreOption = None,
     estimate: EstimateOption = False,
     as_json: JsonOption = False,
     json_events: JsonEventsOption = False,
 ) -> int:
     """Ask, judge, tell the model what was wrong, and save what passes."""
+    from kernel_generator.cli.batch import Batching
     from kernel_generator.cli.budgets import budget_of, price_of
     from kernel_generator.cli.campaign import Campaign, Job
     from kernel_generator.domain.errors import InvalidInput
@@ -88,7 +91,7 @@ def optimize(
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.runs.goal import Goal
     from kernel_generator.runs.spending import Spending
-    from kernel_generator.runs.store import default_path
+    from kernel_generator.runs.store import Store, default_path
 
     check_outputs(as_json, json_events)
     chosen = _chosen(tracesets, definitions)
@@ -108,6 +111,9 @@ def optimize(
     for traceset, _ in chosen:
         writable_root(traceset)
     progress = Progress(to_stderr())
+    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    observer = observer_of(progress, json_events)
+    batching = Batching(Store(store), base_url, progress, observer, hint) if batch else None
     spending = Spending(budget, stated)
     judge = judge_of(target, isolation)
     generators = [
@@ -118,23 +124,27 @@ def optimize(
             base_url=base_url,
             reasoning_effort=reasoning_effort,
             dialect=dialect,
-            on_event=observer_of(progress, json_events),
+            on_event=observer,
             isolation=isolation,
             store=kept,
             budget=spending,
             judge=judge,
+            batch=batch,
         )
         for _ in chosen
     ]
     judge.check()
+    if batching is not None:
+        batching.begin(model, dialect, reasoning_effort)
     work = [
         Job(generator, traceset, name, goal)
         for generator, (traceset, names) in zip(generators, chosen, strict=True)
         for name in names
     ]
-    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
     campaign = Campaign(work, progress, jobs or generators[0].at_once, hint)
     code = campaign.work()
+    if batching is not None:
+        code = batching.end(code, spending)
     conclude(campaign.rows, progress, len(work), kept, as_json, json_events)
     return code
 

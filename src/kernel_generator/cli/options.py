@@ -177,6 +177,14 @@ PriceOption = Annotated[
         show_default=False,
     ),
 ]
+BatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--batch",
+        help="Hand all requests in at the provider's Batch API, at about half the price, and stop; "
+        "answers come within a day, and `resume --all` goes on with them.",
+    ),
+]
 StoreOption = Annotated[
     Path | None,
     typer.Option(

@@ -68,6 +68,7 @@ def resume(
     json_events: JsonEventsOption = False,
 ) -> int:
     """Go on with runs that were stopped: no stored reply is asked for again."""
+    from kernel_generator.cli.batch import Batching
     from kernel_generator.cli.budgets import budget_of, price_of
     from kernel_generator.cli.campaign import Campaign, Job
     from kernel_generator.cli.optimize import check_outputs, conclude, observer_of
@@ -95,6 +96,10 @@ def resume(
             progress.line(f"error: {problem}")
     observer = observer_of(progress, json_events)
     means = _Means(kept, base_url, traceset, spending, progress, observer)
+    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    ids = [one.run_id for one in chosen]
+    batching = Batching(kept, base_url, progress, observer, hint)
+    brought = batching.take_in(ids, spending, alone=run is not None)
     parts: list[Row | Job] = []
     for one in chosen:
         try:
@@ -105,13 +110,14 @@ def resume(
             progress.line(f"run {one.run_id}: error: {error}")
             parts.append(Row(one.settings.definition, "", "FAILED", message=str(error)))
     work = [part for part in parts if isinstance(part, Job)]
-    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
     at_once = max((job.generator.at_once for job in work), default=1)
     campaign = Campaign(work, progress, jobs or at_once, hint)
     code = campaign.work() if work else Exit.SOLVED
     rows = [part for part in parts if isinstance(part, Row)] + campaign.rows
     if not all(row.solved for row in rows):
         code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
+    if code is not Exit.INTERRUPTED:
+        code = max(code, brought, batching.submit(ids, spending), key=_WORST_LAST.index)
     if not chosen:
         progress.line("no run waits to go on")
     conclude(rows, progress, len(chosen), kept.path, as_json, json_events)
@@ -207,5 +213,6 @@ def _job(run: KnownRun, means: _Means) -> Job:
         store=means.store.path,
         budget=means.spending,
         judge=judge,
+        batch=settings.batch,
     )
     return Job(generator, traceset, settings.definition, settings.goal, run.run_id)

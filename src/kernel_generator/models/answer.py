@@ -10,18 +10,20 @@ import asyncio
 import json
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import openai
 
 from kernel_generator.domain.conversation import Finish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
-    from kernel_generator.domain.conversation import Request, Usage
+    from kernel_generator.domain.conversation import Message, Request, Sampling, Usage
 
 T = TypeVar("T")
+ApiPath: TypeAlias = Literal["/v1/chat/completions", "/v1/responses"]
+"""Where a dialect asks, as OpenAI's own endpoint has it."""
 
 
 class BrokenAnswer(Exception):
@@ -62,6 +64,19 @@ class Dialect(Protocol):
 
     async def answer(self, client: openai.AsyncOpenAI, request: Request) -> Answer:
         """Asks once. Raises what `openai` raises, and the exceptions of this module."""
+        ...
+
+    @property
+    def path(self) -> ApiPath:
+        """Where it asks."""
+        ...
+
+    def body(self, messages: tuple[Message, ...], sampling: Sampling) -> Mapping[str, object]:
+        """What it would send for these messages, to be answered whole."""
+        ...
+
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """A whole answer out of its JSON. Raises the exceptions of this room."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 from openai import omit
@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion
 from kernel_generator.domain.conversation import Finish, Role, Usage
 from kernel_generator.models.answer import (
     Answer,
+    ApiPath,
     BrokenAnswer,
     NotAnApi,
     decoding,
@@ -25,11 +26,13 @@ from kernel_generator.models.answer import (
 from kernel_generator.models.faults import raise_for_body
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from openai import AsyncOpenAI, AsyncStream, Omit
     from openai.types import CompletionUsage, ReasoningEffort
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-    from kernel_generator.domain.conversation import Request
+    from kernel_generator.domain.conversation import Message, Request, Sampling
 
 _FINISHES = {"length": Finish.LENGTH, "content_filter": Finish.REFUSED}
 
@@ -60,6 +63,8 @@ class _Draft:
 class ChatDialect:
     """Asks over `/chat/completions`."""
 
+    path: ApiPath = "/v1/chat/completions"
+
     def __init__(self, model: str, *, stream: bool, answer_s: float) -> None:
         self._model = model
         self._stream = stream
@@ -79,13 +84,23 @@ class ChatDialect:
             stream = await self._open(client, request)
         return await self._read(stream)
 
+    def body(self, messages: tuple[Message, ...], sampling: Sampling) -> Mapping[str, object]:
+        """What would be sent, not streamed."""
+        fields = {"messages": _messages(messages), "reasoning_effort": _effort(sampling)}
+        return {"model": self._model} | {k: v for k, v in fields.items() if v is not omit}
+
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """A completion out of its JSON."""
+        with reading():
+            return _read_whole(ChatCompletion.construct(**body))
+
     async def _ask_whole(self, client: AsyncOpenAI, request: Request) -> Answer:
         with decoding():
             completion = await client.chat.completions.create(
                 model=self._model,
-                messages=_messages(request),
+                messages=_messages(request.messages),
                 stream=False,
-                reasoning_effort=_effort(request),
+                reasoning_effort=_effort(request.sampling),
             )
         with reading():
             return _read_whole(parsed(completion, ChatCompletion))
@@ -95,10 +110,10 @@ class ChatDialect:
     ) -> AsyncStream[ChatCompletionChunk]:
         return await client.chat.completions.create(
             model=self._model,
-            messages=_messages(request),
+            messages=_messages(request.messages),
             stream=True,
             stream_options={"include_usage": True} if self._ask_usage else omit,
-            reasoning_effort=_effort(request),
+            reasoning_effort=_effort(request.sampling),
         )
 
     async def _read(self, stream: AsyncStream[ChatCompletionChunk]) -> Answer:
@@ -108,8 +123,7 @@ class ChatDialect:
                 if kind == "text/html":
                     raise NotAnApi("a web page")
                 if kind.endswith("json"):  # an endpoint that does not stream, and does not say so
-                    body = json.loads(await stream.response.aread())
-                    return _read_whole(ChatCompletion.construct(**body))
+                    return self.read(json.loads(await stream.response.aread()))
                 async for chunk in stream:
                     _add(draft, chunk)
         except BrokenAnswer:
@@ -158,20 +172,20 @@ def _usage(usage: CompletionUsage | None) -> Usage | None:
     )
 
 
-def _messages(request: Request) -> list[ChatCompletionMessageParam]:
-    messages: list[ChatCompletionMessageParam] = []
-    for message in request.messages:
+def _messages(messages: tuple[Message, ...]) -> list[ChatCompletionMessageParam]:
+    turns: list[ChatCompletionMessageParam] = []
+    for message in messages:
         match message.role:
             case Role.SYSTEM:
-                messages.append({"role": "system", "content": message.text})
+                turns.append({"role": "system", "content": message.text})
             case Role.USER:
-                messages.append({"role": "user", "content": message.text})
+                turns.append({"role": "user", "content": message.text})
             case Role.ASSISTANT:
-                messages.append({"role": "assistant", "content": message.text})
-    return messages
+                turns.append({"role": "assistant", "content": message.text})
+    return turns
 
 
-def _effort(request: Request) -> ReasoningEffort | Omit:
-    effort = request.sampling.reasoning_effort
+def _effort(sampling: Sampling) -> ReasoningEffort | Omit:
+    effort = sampling.reasoning_effort
     # The SDK lists today's efforts; the provider decides which it takes.
     return omit if effort is None else cast("ReasoningEffort", effort)

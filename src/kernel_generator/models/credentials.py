@@ -50,6 +50,8 @@ class Endpoint:
     """False where `reasoning_effort` is known to be rejected or ignored."""
     thinks_silently: bool = False
     """True where minutes may pass without a byte while the model reasons."""
+    batch_share: float | None = None
+    """See `Provider`; None at an endpoint that is nobody's too."""
 
     @property
     def origin(self) -> Origin:
@@ -102,6 +104,7 @@ def resolve(
         key_source=source,
         takes_effort=family.takes_effort if family is not None and at_home else True,
         thinks_silently=named is not None and named.thinks_silently,
+        batch_share=place.owner.batch_share if place.owner else None,
     )
 
 

@@ -29,6 +29,9 @@ class Provider:
     """How keys begin that cannot be anybody else's."""
     regional_hosts: tuple[str, ...] = ()
     """Further hosts of the same provider."""
+    batch_share: float | None = None
+    """What a reply of a batch costs, as a share of the price; None where the endpoint has no Batch
+    API that this package speaks."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -90,6 +93,8 @@ DIRECTORY = Directory(
             ("OPENAI_API_KEY",),
             key_prefixes=("sk-proj-", "sk-svcacct-"),
             regional_hosts=("us.api.openai.com", "eu.api.openai.com"),
+            # https://platform.openai.com/docs/guides/batch
+            batch_share=0.5,
         ),
         Provider(
             "anthropic",

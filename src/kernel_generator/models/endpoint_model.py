@@ -56,7 +56,7 @@ class EndpointModel:
         self._patience = patience or Patience()
         self._stream = stream
         self._pace = pace_of(endpoint)
-        self._dialect = _speak(endpoint, stream, self._patience.answer_s)
+        self._dialect = speak(endpoint, stream, self._patience.answer_s)
         # Connections belong to the loop they were opened in; a synchronous caller starts many.
         self._clients = WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI]()
 
@@ -69,15 +69,7 @@ class EndpointModel:
         """The model's answer. Raises `ProviderRefused` and `ProviderUnavailable`."""
         started = time.perf_counter()
         answer = await self._persist(request)
-        return Reply(
-            text=answer.text,
-            finish=answer.finish,
-            model=answer.model or self.name,
-            usage=answer.usage,
-            cost_usd=self._cost(answer),
-            seconds=time.perf_counter() - started,
-            detail=answer.detail,
-        )
+        return reply_of(answer, self._endpoint, time.perf_counter() - started)
 
     async def close(self) -> None:
         """Closes the connections of the running event loop."""
@@ -137,14 +129,26 @@ class EndpointModel:
             )
         return self._clients[loop]
 
-    def _cost(self, answer: Answer) -> float | None:
-        """By the name the provider gives, else by the one it was asked for."""
-        url = self._endpoint.base_url
-        cost = cost_usd(answer.usage, answer.model or self.name, url)
-        return cost_usd(answer.usage, self.name, url) if cost is None else cost
+
+def reply_of(answer: Answer, endpoint: Endpoint, seconds: float) -> Reply:
+    """An endpoint's answer with its cost, by the name that the provider gives, else by the one that
+    was asked for."""
+    cost = cost_usd(answer.usage, answer.model or endpoint.model, endpoint.base_url)
+    if cost is None:
+        cost = cost_usd(answer.usage, endpoint.model, endpoint.base_url)
+    return Reply(
+        text=answer.text,
+        finish=answer.finish,
+        model=answer.model or endpoint.model,
+        usage=answer.usage,
+        cost_usd=cost,
+        seconds=seconds,
+        detail=answer.detail,
+    )
 
 
-def _speak(endpoint: Endpoint, stream: bool, answer_s: float) -> Dialect:
+def speak(endpoint: Endpoint, stream: bool, answer_s: float) -> Dialect:
+    """The dialect of an endpoint."""
     if endpoint.dialect == "responses":
         return ResponsesDialect(endpoint.model, stream=stream, answer_s=answer_s)
     return ChatDialect(endpoint.model, stream=stream, answer_s=answer_s)

@@ -1,4 +1,4 @@
-"""A model that is asked elsewhere: requests wait in the store until somebody brings the replies."""
+"""Models that are asked elsewhere: requests wait in the store until somebody brings the replies."""
 
 from __future__ import annotations
 
@@ -29,3 +29,15 @@ class OfflineModel:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+class BatchedModel(OfflineModel):
+    """A provider's model whose requests are sent together, once every run has stored its own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self._name

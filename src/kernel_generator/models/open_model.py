@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.errors import InvalidInput, UnknownName
+from kernel_generator.models.batch import BatchDesk
 from kernel_generator.models.builtin import BUILTIN_COMPILER, BuiltinCompiler
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.directory import DIRECTORY
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from kernel_generator.models.credentials import Endpoint
     from kernel_generator.models.directory import Directory
     from kernel_generator.models.protocol import LanguageModel
 
@@ -63,14 +65,45 @@ def open_model(
         environment=environment,
         directory=directory,
     )
-    if reasoning_effort is not None and not endpoint.takes_effort:
-        raise _takes_no_effort(name, reasoning_effort)
+    _check_effort(endpoint, reasoning_effort)
     patience = Patience(max_retries=max_retries)
     if idle_timeout_s is not None:
         patience = replace(patience, idle_s=idle_timeout_s)
     elif endpoint.thinks_silently:
         patience = replace(patience, idle_s=THINKING_IDLE_S)
     return EndpointModel(endpoint, patience=patience, stream=stream)
+
+
+def open_batches(
+    name: str,
+    *,
+    base_url: str | None = None,
+    dialect: str | None = None,
+    reasoning_effort: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Directory = DIRECTORY,
+) -> BatchDesk:
+    """Where requests to the model of that name are submitted together; nothing is sent yet.
+
+    Raises what `open_model` raises, and `InvalidInput` for a model that has none.
+    """
+    if name == OFFLINE or name.startswith(("builtin:", "replay:")):
+        raise InvalidInput(f"'{name}' is not asked in batches: leave --batch out")
+    endpoint = resolve(
+        name, base_url=base_url, dialect=dialect, environment=environment, directory=directory
+    )
+    if endpoint.provider is not None and endpoint.batch_share is None:
+        raise InvalidInput(
+            f"model '{name}' is asked at {endpoint.origin.host}, whose batches are not those of "
+            "OpenAI's Batch API: leave --batch out"
+        )
+    _check_effort(endpoint, reasoning_effort)
+    return BatchDesk(endpoint)
+
+
+def _check_effort(endpoint: Endpoint, effort: str | None) -> None:
+    if effort is not None and not endpoint.takes_effort:
+        raise _takes_no_effort(endpoint.model, effort)
 
 
 def _open_builtin(name: str, reasoning_effort: str | None) -> LanguageModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from openai import omit
 from openai.types.responses import Response
@@ -11,6 +11,7 @@ from openai.types.responses import Response
 from kernel_generator.domain.conversation import Finish, Role, Usage
 from kernel_generator.models.answer import (
     Answer,
+    ApiPath,
     BrokenAnswer,
     NotAnApi,
     decoding,
@@ -23,6 +24,8 @@ from kernel_generator.models.answer import (
 from kernel_generator.models.faults import raise_for_body, raise_for_code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from openai import AsyncOpenAI, AsyncStream, Omit
     from openai.types import ReasoningEffort
     from openai.types.responses import (
@@ -33,13 +36,15 @@ if TYPE_CHECKING:
     )
     from openai.types.shared_params import Reasoning
 
-    from kernel_generator.domain.conversation import Request
+    from kernel_generator.domain.conversation import Message, Request, Sampling
 
 _CUTS = {"max_output_tokens": Finish.LENGTH, "content_filter": Finish.REFUSED}
 
 
 class ResponsesDialect:
     """Asks over `/responses`."""
+
+    path: ApiPath = "/v1/responses"
 
     def __init__(self, model: str, *, stream: bool, answer_s: float) -> None:
         self._model = model
@@ -51,22 +56,36 @@ class ResponsesDialect:
         if self._stream:
             stream = await client.responses.create(
                 model=self._model,
-                instructions=_instructions(request),
-                input=_input(request),
+                instructions=_instructions(request.messages),
+                input=_input(request.messages),
                 stream=True,
-                reasoning=_reasoning(request),
+                reasoning=_reasoning(request.sampling),
             )
             return await self._read(stream)
         with decoding():
             response = await client.responses.create(
                 model=self._model,
-                instructions=_instructions(request),
-                input=_input(request),
+                instructions=_instructions(request.messages),
+                input=_input(request.messages),
                 stream=False,
-                reasoning=_reasoning(request),
+                reasoning=_reasoning(request.sampling),
             )
         with reading():
             return _read_whole(parsed(response, Response), "")
+
+    def body(self, messages: tuple[Message, ...], sampling: Sampling) -> Mapping[str, object]:
+        """What would be sent, not streamed."""
+        fields = {
+            "instructions": _instructions(messages),
+            "input": _input(messages),
+            "reasoning": _reasoning(sampling),
+        }
+        return {"model": self._model} | {k: v for k, v in fields.items() if v is not omit}
+
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """A response out of its JSON."""
+        with reading():
+            return _read_whole(Response.construct(**body), "")
 
     async def _read(self, stream: AsyncStream[ResponseStreamEvent]) -> Answer:
         kind, events, pieces = media_type(stream), 0, list[str]()
@@ -74,8 +93,7 @@ class ResponsesDialect:
             if kind == "text/html":
                 raise NotAnApi("a web page")
             if kind.endswith("json"):  # an endpoint that does not stream, and does not say so
-                body = json.loads(await stream.response.aread())
-                return _read_whole(Response.construct(**body), "")
+                return self.read(json.loads(await stream.response.aread()))
             async for event in stream:
                 events += 1
                 match event.type:
@@ -135,14 +153,14 @@ def _usage(usage: ResponseUsage | None) -> Usage | None:
     )
 
 
-def _instructions(request: Request) -> str | Omit:
-    system = [m.text for m in request.messages if m.role is Role.SYSTEM]
+def _instructions(messages: tuple[Message, ...]) -> str | Omit:
+    system = [m.text for m in messages if m.role is Role.SYSTEM]
     return "\n\n".join(system) if system else omit
 
 
-def _input(request: Request) -> ResponseInputParam:
+def _input(messages: tuple[Message, ...]) -> ResponseInputParam:
     turns: ResponseInputParam = []
-    for message in request.messages:
+    for message in messages:
         if message.role is Role.SYSTEM:
             continue
         turn: EasyInputMessageParam = {
@@ -153,7 +171,7 @@ def _input(request: Request) -> ResponseInputParam:
     return turns
 
 
-def _reasoning(request: Request) -> Reasoning | Omit:
-    effort = request.sampling.reasoning_effort
+def _reasoning(sampling: Sampling) -> Reasoning | Omit:
+    effort = sampling.reasoning_effort
     # The SDK lists today's efforts; the provider decides which it takes.
     return omit if effort is None else {"effort": cast("ReasoningEffort", effort)}

@@ -36,9 +36,11 @@ _HEADERS = {
 _OPENAI_HEADERS = {"openai-organization", "openai-project"}
 
 
-def open_client(endpoint: Endpoint, patience: Patience, pace: Pace, *, stream: bool) -> AsyncOpenAI:
-    """A client that retries by itself what fails before an answer has begun, but for rate limits:
-    those it hands out at once, for everybody to wait."""
+def open_client(
+    endpoint: Endpoint, patience: Patience, pace: Pace | None, *, stream: bool
+) -> AsyncOpenAI:
+    """A client that retries by itself what fails before an answer has begun; with a `pace` but for
+    rate limits, which it hands out at once, for everybody to wait."""
     timeout = httpx2.Timeout(
         connect=patience.connect_s,
         # Between two bytes of a stream; an answer that is not streamed is one long silence.
@@ -46,13 +48,19 @@ def open_client(endpoint: Endpoint, patience: Patience, pace: Pace, *, stream: b
         write=patience.idle_s,
         pool=None,
     )
+    local = is_local(endpoint.origin.host)
     http = httpx2.AsyncClient(
         timeout=timeout,
         follow_redirects=False,
         # No proxy stands between this machine and itself.
-        trust_env=not is_local(endpoint.origin.host),
+        trust_env=not local,
+        # Certificates take a while to load: not where nobody shows one.
+        verify=endpoint.origin.scheme == "https" or not local,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-        event_hooks={"request": [_only_ours(endpoint)], "response": [_heeding(pace)]},
+        event_hooks={
+            "request": [_only_ours(endpoint)],
+            "response": [] if pace is None else [_heeding(pace)],
+        },
     )
     return AsyncOpenAI(
         api_key=endpoint.api_key.get_secret_value(),

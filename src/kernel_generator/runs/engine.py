@@ -39,7 +39,7 @@ from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
 from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
-from kernel_generator.models.offline import OFFLINE
+from kernel_generator.models.offline import OFFLINE, OfflineModel
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
 from kernel_generator.runs.duplicates import judged_elsewhere, repeated, same_as, subject
@@ -135,7 +135,7 @@ class Run:
             self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
         reason = self._journal.history.reason
         if reason is None:
-            if self._author.model.name == OFFLINE and self._journal.history.pending:
+            if isinstance(self._author.model, OfflineModel) and self._journal.history.pending:
                 # The judge need not be got ready to find that out.
                 raise self._suspended()
             ended = self._ended()
@@ -240,11 +240,13 @@ class Run:
             raise BudgetSpent(spent)
 
     def _suspended(self) -> ReplyPending:
-        return ReplyPending(
-            f"run {self.run_id} waits for a reply: kernel-generator prompts export {self.run_id} "
-            f"DIR, have it answered there, then: replies import {self.run_id} DIR, and: resume "
-            f"{self.run_id}"
-        )
+        told = f"run {self.run_id} waits for a reply"
+        if self._author.model.name == OFFLINE:
+            told += (
+                f": kernel-generator prompts export {self.run_id} DIR, have it answered there, "
+                f"then: replies import {self.run_id} DIR, and: resume {self.run_id}"
+            )
+        return ReplyPending(told)
 
     def _ended(self) -> str:
         """Why the run ends here; empty where it goes on."""

@@ -62,6 +62,8 @@ class RunSettings(Record):
     dialect: str | None = None
     reasoning_effort: str | None = None
     isolation: str
+    batch: bool = False
+    """Whether its requests go to the provider in batches, with those of other runs."""
     program: str
     """This program's version."""
     fingerprints: dict[str, str] = Field(default_factory=dict[str, str])
@@ -360,11 +362,16 @@ class KnownRun:
         return ended and (self.history.best is None or self.history.is_saved)
 
     @property
+    def waits(self) -> bool:
+        """True where it cannot go on before somebody brings a reply."""
+        elsewhere = self.settings.model == OFFLINE or self.settings.batch
+        return elsewhere and self.history.reason is None and bool(self.history.pending)
+
+    @property
     def state(self) -> str:
         """In words."""
         if self.history.reason is None:
-            waits = self.settings.model == OFFLINE and self.history.pending
-            return "waits for a reply" if waits else "not ended"
+            return "waits for a reply" if self.waits else "not ended"
         return self.history.reason if self.is_over else f"{self.history.reason}; not saved yet"
 
 
