@@ -78,8 +78,16 @@ _BUILT_ONLY = Evaluation(
 class LocalJudge:
     """Judges on this machine's CPU, or on its first GPU for a GPU target."""
 
-    def __init__(self, limits: Limits | None = None, isolation: str = Level.STRICT) -> None:
-        """Raises `UnknownName`."""
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        isolation: str = Level.STRICT,
+        place: str = "this CPU",
+        slots: int = 1,
+    ) -> None:
+        """`place` and `slots`: see `PlacedJudge`. Raises `UnknownName`."""
+        self.place = place
+        self.slots = slots
         self._limits = limits or Limits()
         if isolation not in list(Level):
             raise UnknownName("isolation level", isolation, list(Level))
