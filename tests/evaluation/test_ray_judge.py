@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +30,13 @@ pytest.importorskip("ray")
 
 CPU = find_target("CPU")
 _NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+_PORTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
+"""Left to itself, a node gives up where its agents do not choose them within seconds."""
 _QUICK = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -55,6 +64,14 @@ EVERYTHING: list[Work] = [
 ]
 
 
+def node() -> dict[str, Any]:
+    """How one is started: on ports that are free."""
+    with ExitStack() as taken:
+        sockets = [taken.enter_context(socket.create_server(("", 0))) for _ in _PORTS]
+        ports = [taken.getsockname()[1] for taken in sockets]
+    return _NODE | dict(zip(_PORTS, ports, strict=True))
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Generator[Any]:
     with pytest.MonkeyPatch.context() as patch:
@@ -63,9 +80,9 @@ def cluster() -> Generator[Any]:
         import ray
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "_system_config": _QUICK})
+        cluster = Cluster(initialize_head=True, head_node_args=node() | {"_system_config": _QUICK})
         for _ in range(2):
-            cluster.add_node(**_NODE)
+            cluster.add_node(**node())
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         yield cluster
         ray.shutdown()

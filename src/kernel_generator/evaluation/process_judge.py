@@ -82,7 +82,6 @@ class _Process:
 
     def __init__(self, place: str, gpu: str, limits: Limits, isolation: str) -> None:
         """Raises `OSError` where no process can be had."""
-        self._place = place
         ours, theirs = socket.socketpair()
         self._connection = Connection(ours.detach())
         self._sending = threading.Lock()
@@ -146,7 +145,7 @@ class _Process:
     def _how_it_ended(self) -> str:
         status = self._process.returncode
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        return f"{self._place}: the process that judges there ended {how}"
+        return f"the process that judges there ended {how}"
 
 
 def _spawn(descriptor: int, gpu: str) -> subprocess.Popen[bytes]:

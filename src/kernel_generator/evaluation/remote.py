@@ -84,7 +84,11 @@ class RemoteSession:
         futures.wait([answered, self._closed], return_when=futures.FIRST_COMPLETED)
         if not answered.done():
             raise SandboxError("the judge's session was closed")
-        match answered.result():
+        try:
+            answer = answered.result()
+        except DeviceLost as lost:
+            answer = Refused(lost)
+        match answer:
             case Refused(DeviceLost() as lost):
                 line.cut()
                 raise DeviceLost(f"{self._place}: {lost}") from lost
@@ -92,7 +96,7 @@ class RemoteSession:
                 raise error
             case Broken(trace):
                 raise RuntimeError(f"{self._place}: the judge failed there\n{trace}")
-            case answer:
+            case _:
                 return answer
 
     def close(self) -> None:
