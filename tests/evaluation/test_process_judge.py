@@ -228,7 +228,6 @@ SECOND = Gpu("GPU-3", "NVIDIA H100 80GB HBM3")
     [
         ("CPU", (H100, A100), ["this CPU"]),
         ("H100", (), ["this CPU"]),
-        ("H100", (H100,), ["GPU 0"]),
         ("H100", (H100, A100, SECOND), ["GPU 0", "GPU 2"]),
         ("A100", (H100, A100), ["GPU 1"]),
     ],

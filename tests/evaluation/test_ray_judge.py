@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import queue
-import socket
 import threading
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kernel_generator.domain.errors import DeviceLost, InvalidInput
 from kernel_generator.domain.target import find_target
+from kernel_generator.evaluation.devices import DevicePool
+from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.places import judges_for
 from kernel_generator.evaluation.ray_judge import RayJudge
 from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, opened, solution, task
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
     from flashinfer_bench.data import Definition
 
-    from kernel_generator.domain.outcome import Outcome
-    from kernel_generator.evaluation.judge import PlacedJudge
+    from kernel_generator.evaluation.judge import Judge, PlacedJudge
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 
 CPU = find_target("CPU")
 _NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-_PORTS = (
-    "metrics_agent_port",
-    "metrics_export_port",
-    "dashboard_agent_listen_port",
-    "runtime_env_agent_port",
-)
-"""Left to itself, a node gives up where its agents do not choose them within seconds."""
 _QUICK = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
@@ -55,21 +47,13 @@ def multiplies(by: int) -> Definition:
 
 
 DEFINITIONS = {d.name: d for d in map(multiplies, (2, 3, 4))}
-Work = tuple[str, str]
-"""A definition's name and a candidate."""
-EVERYTHING: list[Work] = [
-    (name, source)
-    for by, name in zip((2, 3, 4), DEFINITIONS, strict=True)
-    for source in (f"def run(x):\n    return x * {by}\n", "def run(x):\n    return x * 2 * x\n")
-]
-
-
-def node() -> dict[str, Any]:
-    """How one is started: on ports that are free."""
-    with ExitStack() as taken:
-        sockets = [taken.enter_context(socket.create_server(("", 0))) for _ in _PORTS]
-        ports = [taken.getsockname()[1] for taken in sockets]
-    return _NODE | dict(zip(_PORTS, ports, strict=True))
+Found = dict[tuple[str, str], str]
+"""Outcomes, by definition and candidate."""
+CANDIDATES = {
+    "right": {name: definition.reference for name, definition in DEFINITIONS.items()},
+    "wrong": dict.fromkeys(DEFINITIONS, "def run(x):\n    return x * 5\n"),
+    "late": dict.fromkeys(DEFINITIONS, LATE),
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +64,9 @@ def cluster() -> Generator[Any]:
         import ray
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args=node() | {"_system_config": _QUICK})
+        cluster = Cluster(initialize_head=True, head_node_args=_NODE | {"_system_config": _QUICK})
         for _ in range(2):
-            cluster.add_node(**node())
+            cluster.add_node(**_NODE)
         ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
         yield cluster
         ray.shutdown()
@@ -94,46 +78,24 @@ def judges(cluster: Any) -> list[PlacedJudge]:
     return judges_for("ray", CPU, TINY, "strict")
 
 
-@pytest.fixture(scope="module")
-def without_ray() -> dict[Work, Outcome]:
-    found = dict[Work, Any]()
-    for name, definition in DEFINITIONS.items():
-        with opened(task(definition)) as session:
-            for work in EVERYTHING:
-                if work[0] == name:
-                    candidate = solution(work[1], definition=name)
-                    found[work] = session.evaluate(candidate, CORRECTNESS).outcome
-    return found
+def judged(judge: Judge, candidates: list[str]) -> Found:
+    """What those candidates come to, of all definitions at once."""
 
+    def work(name: str) -> Found:
+        session = judge.open(task(DEFINITIONS[name]))
+        try:
+            session.prepare()
+            return {
+                (name, which): session.evaluate(
+                    solution(CANDIDATES[which][name], definition=name), CORRECTNESS
+                ).outcome.value
+                for which in candidates
+            }
+        finally:
+            session.close()
 
-def judged(judges: list[PlacedJudge], what: list[Work]) -> dict[Work, Outcome]:
-    """What all come to, each judged wherever a judge is free, elsewhere where that one is lost."""
-    waiting, found = queue.SimpleQueue[Work | None](), dict[Work, Any]()
-    for work in what:
-        waiting.put(work)
-
-    def serve(judge: PlacedJudge) -> None:
-        while work := waiting.get():
-            session = judge.open(task(DEFINITIONS[work[0]]))
-            try:
-                session.prepare()
-                candidate = solution(work[1], definition=work[0])
-                found[work] = session.evaluate(candidate, CORRECTNESS).outcome
-            except DeviceLost:
-                waiting.put(work)
-                return
-            finally:
-                session.close()
-            if len(found) == len(what):
-                for _ in judges:
-                    waiting.put(None)
-
-    threads = [threading.Thread(target=serve, args=(judge,)) for judge in judges]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(len(DEFINITIONS)) as threads:
+        return {of: it for part in threads.map(work, DEFINITIONS) for of, it in part.items()}
 
 
 def test_each_node_has_a_judge_that_says_where_it_is(judges: list[PlacedJudge]) -> None:
@@ -141,10 +103,10 @@ def test_each_node_has_a_judge_that_says_where_it_is(judges: list[PlacedJudge]) 
     assert all(judge.place.endswith(": CPU") and judge.slots == 1 for judge in judges)
 
 
-def test_verdicts_are_the_same_as_without_ray(
-    judges: list[PlacedJudge], without_ray: dict[Work, Outcome]
-) -> None:
-    assert judged(judges, EVERYTHING) == without_ray
+def test_verdicts_are_the_same_as_without_ray(judges: list[PlacedJudge]) -> None:
+    without = judged(DevicePool([LocalJudge(TINY, for_gpu=False)]), ["right", "wrong"])
+    assert judged(DevicePool(judges), ["right", "wrong"]) == without
+    assert set(without.values()) == {"CORRECT_NOT_MEASURED", "WRONG_VALUES"}
 
 
 def test_a_judge_has_all_threads_of_its_machine(judges: list[PlacedJudge]) -> None:
@@ -179,17 +141,14 @@ def test_what_a_node_that_is_killed_had_under_way_is_judged_elsewhere(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    late = ("times-2", LATE)
-    # The one that will be lost is the only one at first.
-    found = judged([of_node[doomed.node_id]], [late])
+    # Three at once on three nodes: the late candidate of one is on the node that goes.
+    found = judged(DevicePool(judges), ["late", "right"])
     thread.join()
-    assert (found, killed) == ({}, [doomed.node_id])
-    left = [late, *EVERYTHING[:2]]
-    ended = judged(list(of_node.values()), left)
-    assert [ended[work].value for work in left] == [
-        "WRONG_VALUES",
-        "CORRECT_NOT_MEASURED",
-        "WRONG_VALUES",
-    ]
+    assert killed == [doomed.node_id]
+    assert found == {
+        (name, which): outcome
+        for name in DEFINITIONS
+        for which, outcome in (("late", "WRONG_VALUES"), ("right", "CORRECT_NOT_MEASURED"))
+    }
     with pytest.raises(DeviceLost, match="node"):
         of_node[doomed.node_id].open(task()).prepare()

@@ -82,12 +82,11 @@ class LocalJudge:
         self,
         limits: Limits | None = None,
         isolation: str = Level.STRICT,
-        place: str = "this CPU",
-        slots: int = 1,
+        for_gpu: bool = True,
     ) -> None:
-        """`place` and `slots`: see `PlacedJudge`. Raises `UnknownName`."""
-        self.place = place
-        self.slots = slots
+        """`for_gpu`: its tasks are for a GPU, and judged on one where there is one. Raises
+        `UnknownName`."""
+        self._for_gpu = for_gpu
         self._limits = limits or Limits()
         if isolation not in list(Level):
             raise UnknownName("isolation level", isolation, list(Level))
@@ -109,7 +108,7 @@ class LocalJudge:
 
     @cached_property
     def _on_gpu(self) -> bool:
-        return gpu_name() is not None
+        return self._for_gpu and gpu_name() is not None
 
     @cached_property
     def isolation(self) -> sandbox.Isolation:

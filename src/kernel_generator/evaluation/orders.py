@@ -46,6 +46,11 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Whether another session fits beside those that are open; answered with a boolean."""
+
+
+@dataclass(frozen=True)
 class Refused:
     """The judge raised an error of this package, which is to be raised again as it is."""
 
@@ -60,5 +65,5 @@ class Broken:
     """Where, as Python tells it."""
 
 
-Order: TypeAlias = Prepare | Evaluate | Close
-Answer: TypeAlias = "Opened | Evaluation | Refused | Broken | None"
+Order: TypeAlias = Prepare | Evaluate | Close | Room
+Answer: TypeAlias = "Opened | Evaluation | Refused | Broken | bool | None"

@@ -50,7 +50,7 @@ def local_judges(
     """The judges of this machine: one for each GPU that is the target's, where this process may use
     several GPUs (`gpus`; None: `visible_gpus`), else one in this process. Raises `UnknownName`."""
     if not target.is_gpu:
-        return [LocalJudge(limits, isolation)]
+        return [LocalJudge(limits, isolation, for_gpu=False)]
     gpus = visible_gpus() if gpus is None else gpus
     if len(gpus) > 1:
         judges = [
@@ -60,6 +60,4 @@ def local_judges(
         ]
         if judges:
             return [*judges]
-    if gpus:
-        return [LocalJudge(limits, isolation, "GPU 0", slots=2)]
     return [LocalJudge(limits, isolation)]

@@ -20,9 +20,10 @@ from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.errors import DeviceLost, UnknownName
+from kernel_generator.domain.errors import DeviceLost
 from kernel_generator.evaluation.judge import Limits
-from kernel_generator.evaluation.remote import RemoteSession
+from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.remote import RemoteSession, has_room
 from kernel_generator.sandbox.isolation import Level
 from kernel_generator.sandbox.spawning import import_path, spawner
 
@@ -37,7 +38,7 @@ _PROGRAM = (
 
 
 class ProcessJudge:
-    """See `Judge`."""
+    """See `PlacedJudge`."""
 
     def __init__(
         self,
@@ -48,8 +49,7 @@ class ProcessJudge:
     ) -> None:
         """`gpu` is the UUID of the one that it judges on, 'GPU-...'; None: none. Raises
         `UnknownName`."""
-        if isolation not in list(Level):
-            raise UnknownName("isolation level", isolation, list(Level))
+        self._here = LocalJudge(limits, isolation)
         self.place = place
         self.slots = 1 if gpu is None else 2
         self._how = (limits or Limits(), isolation)
@@ -60,6 +60,16 @@ class ProcessJudge:
     def open(self, task: Task) -> RemoteSession:
         """See `Judge.open`. The process is started when the session is prepared."""
         return RemoteSession(self._connect, self.place, task)
+
+    def check(self) -> None:
+        """See `Judge.check`. What this process may, the other may."""
+        self._here.check()
+
+    def has_room(self) -> bool:
+        """See `PlacedJudge.has_room`."""
+        with self._lock:
+            process = self._process
+        return has_room(process)
 
     def _connect(self) -> _Process:
         with self._lock:

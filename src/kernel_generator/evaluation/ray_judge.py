@@ -8,6 +8,7 @@ on its machine. Imports nothing heavy: an actor mends its environment before it 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -102,6 +103,15 @@ class RayJudge:
         from kernel_generator.evaluation.remote import RemoteSession  # noqa: PLC0415 - loads torch
 
         return RemoteSession(self._connect, self.place, task)
+
+    def check(self) -> None:
+        """See `Judge.check`. Nothing: what cannot isolate kernels is no judge (`ray_judges`)."""
+
+    def has_room(self) -> bool:
+        """See `PlacedJudge.has_room`."""
+        from kernel_generator.evaluation.remote import has_room  # noqa: PLC0415 - loads torch
+
+        return has_room(None if self._line.lost else self._line)
 
     def close(self) -> None:
         """End the actor; the next session asks for another."""
@@ -241,7 +251,7 @@ def _joined(address: str | None) -> Any:
     new: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         _reach(address or os.environ.get("RAY_ADDRESS", ""))
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **new)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **new)
     except Exception as error:  # Ray raises a dozen kinds here, gRPC's among them
         where = address or os.environ.get("RAY_ADDRESS") or "on this machine"
         raise InvalidInput(

@@ -18,7 +18,7 @@ from kernel_generator.domain.errors import DeviceLost, SandboxError
 from kernel_generator.domain.evaluation import Evaluation
 from kernel_generator.evaluation.inputs import InputsUnavailable, check_captured
 from kernel_generator.evaluation.judge import Opened
-from kernel_generator.evaluation.orders import Broken, Close, Evaluate, Prepare, Refused
+from kernel_generator.evaluation.orders import Broken, Close, Evaluate, Prepare, Refused, Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.judge import Profile
     from kernel_generator.evaluation.orders import Answer, Order
 
+_TELLING_S = 5.0
 _CLOSING_S = 20.0
 """A judge that has not closed a session by then closes none any more."""
 
@@ -57,7 +58,7 @@ class RemoteSession:
         self._name = uuid4().hex
         self._line: Line | None = None
         self._lock = threading.Lock()
-        self._closed = Future[None]()
+        self._closed = Future["Answer"]()
 
     def prepare(self) -> None:
         """See `Session.prepare`. Raises `DeviceLost` too, and `InvalidInput` where the captured
@@ -75,7 +76,7 @@ class RemoteSession:
         assert isinstance(answer, Evaluation)
         return answer
 
-    def _ask(self, order: Order) -> Opened | Evaluation | None:
+    def _ask(self, order: Order) -> Opened | Evaluation | bool | None:
         with self._lock:
             if self._closed.done() or self._line is None:
                 raise SandboxError("the judge's session was closed")
@@ -111,6 +112,16 @@ class RemoteSession:
             ended = line.submit(Close(self._name))
         if not futures.wait([ended], _CLOSING_S).done:
             line.cut()
+
+
+def has_room(line: Line | None) -> bool:
+    """See `PlacedJudge.has_room`. Where nobody answers, whoever goes there finds out."""
+    if line is None:
+        return True
+    told = line.submit(Room())
+    if not futures.wait([told], _TELLING_S).done or told.exception() is not None:
+        return True
+    return told.result() is not False
 
 
 def captured_files(task: Task) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from kernel_generator.domain.errors import (
     SandboxError,
 )
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.evaluation.orders import Broken, Close, Evaluate, Prepare, Refused
+from kernel_generator.evaluation.orders import Broken, Close, Evaluate, Prepare, Refused, Room
 from kernel_generator.sandbox.confinement import end_with
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class ServedJudge:
         self._ended: set[str] = set()
 
     def check(self) -> None:
-        """Raises `IsolationUnavailable` where candidates cannot be run here."""
-        _ = self._judge.isolation
+        """See `Judge.check`."""
+        self._judge.check()
 
     def answer(self, order: Order) -> Answer:
         """Do it, for as long as it takes."""
@@ -60,6 +60,8 @@ class ServedJudge:
                     return self._evaluate(order)
                 case Close():
                     return self._close(order.session)
+                case Room():
+                    return self._judge.has_room()
         except KernelGeneratorError as error:
             return Refused(error)
         except torch.AcceleratorError as error:
