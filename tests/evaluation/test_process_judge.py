@@ -91,9 +91,10 @@ class TestAnotherProcess:
         assert findings(there) == findings(here.evaluate(candidate, CORRECTNESS))
 
     def test_finds_the_same_of_the_workloads(
-        self, session: RemoteSession, here: LocalSession
+        self, judge: ProcessJudge, session: RemoteSession, here: LocalSession
     ) -> None:
         assert session.opened == here.opened
+        assert judge.has_room() == LocalJudge(TINY).has_room()
 
     def test_raises_what_the_judge_raises(self, judge: ProcessJudge) -> None:
         fails = DOUBLE.model_copy(update={"reference": "def run(x):\n    raise ValueError('mine')"})

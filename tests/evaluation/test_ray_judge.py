@@ -7,14 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from kernel_generator.domain.errors import DeviceLost, InvalidInput
+from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import find_target
 from kernel_generator.evaluation.devices import DevicePool
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.places import judges_for
 from kernel_generator.evaluation.ray_judge import RayJudge
-from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, opened, solution, task
+from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, solution, task
 from tests.running import NEVER_ENDS, wait_until_one_runs
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
     from flashinfer_bench.data import Definition
 
-    from kernel_generator.evaluation.judge import Judge, PlacedJudge
+    from kernel_generator.evaluation.judge import Judge, PlacedJudge, Session
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest.importorskip("ray")
 
 CPU = find_target("CPU")
@@ -48,11 +50,14 @@ def multiplies(by: int) -> Definition:
 
 DEFINITIONS = {d.name: d for d in map(multiplies, (2, 3, 4))}
 Found = dict[tuple[str, str], str]
-"""Outcomes, by definition and candidate."""
+"""Outcomes, or what a candidate raised, by definition and candidate."""
 CANDIDATES = {
     "right": {name: definition.reference for name, definition in DEFINITIONS.items()},
     "wrong": dict.fromkeys(DEFINITIONS, "def run(x):\n    return x * 5\n"),
     "late": dict.fromkeys(DEFINITIONS, LATE),
+    "telling": dict.fromkeys(
+        DEFINITIONS, "import torch\ndef run(x):\n    raise ValueError(torch.get_num_threads())\n"
+    ),
 }
 
 
@@ -78,6 +83,15 @@ def judges(cluster: Any) -> list[PlacedJudge]:
     return judges_for("ray", CPU, TINY, "strict")
 
 
+def one(session: Session, name: str, which: str) -> str:
+    candidate = solution(CANDIDATES[which][name], definition=name)
+    found = session.evaluate(candidate, CORRECTNESS)
+    assert found.isolation is not None
+    assert found.isolation.level == "strict"
+    raised = found.outcome is Outcome.RUNTIME_ERROR
+    return found.message.splitlines()[-1] if raised else found.outcome.value
+
+
 def judged(judge: Judge, candidates: list[str]) -> Found:
     """What those candidates come to, of all definitions at once."""
 
@@ -85,12 +99,7 @@ def judged(judge: Judge, candidates: list[str]) -> Found:
         session = judge.open(task(DEFINITIONS[name]))
         try:
             session.prepare()
-            return {
-                (name, which): session.evaluate(
-                    solution(CANDIDATES[which][name], definition=name), CORRECTNESS
-                ).outcome.value
-                for which in candidates
-            }
+            return {(name, which): one(session, name, which) for which in candidates}
         finally:
             session.close()
 
@@ -104,21 +113,11 @@ def test_each_node_has_a_judge_that_says_where_it_is(judges: list[PlacedJudge]) 
 
 
 def test_verdicts_are_the_same_as_without_ray(judges: list[PlacedJudge]) -> None:
-    without = judged(DevicePool([LocalJudge(TINY, for_gpu=False)]), ["right", "wrong"])
-    assert judged(DevicePool(judges), ["right", "wrong"]) == without
-    assert set(without.values()) == {"CORRECT_NOT_MEASURED", "WRONG_VALUES"}
-
-
-def test_a_judge_has_all_threads_of_its_machine(judges: list[PlacedJudge]) -> None:
-    tells = solution("import torch\ndef run(x):\n    raise ValueError(torch.get_num_threads())\n")
-    session = judges[0].open(task())
-    session.prepare()
-    there = session.evaluate(tells, CORRECTNESS)
-    session.close()
-    with opened(task()) as local:
-        here = local.evaluate(tells, CORRECTNESS)
-    assert there.message.splitlines()[-1] == here.message.splitlines()[-1]
-    assert there.isolation == here.isolation
+    without = judged(DevicePool([LocalJudge(TINY, for_gpu=False)]), ["right", "wrong", "telling"])
+    # The last tells how many threads it has: Ray gives an actor one, a judge has its machine's.
+    assert judged(DevicePool(judges), ["right", "wrong", "telling"]) == without
+    threads = f"ValueError: {torch.get_num_threads()}"
+    assert set(without.values()) == {"CORRECT_NOT_MEASURED", "WRONG_VALUES", threads}
 
 
 @pytest.mark.usefixtures("cluster")
