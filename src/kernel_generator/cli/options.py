@@ -132,6 +132,17 @@ IsolationOption = Annotated[
         "they can do what you can do; for machines where strict cannot be had.",
     ),
 ]
+EvaluatorsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluators",
+        metavar="WHERE",
+        help="Where kernels are judged: 'ray', on every matching GPU of the Ray cluster that this "
+        "machine is in, or 'ray://HEAD:10001' of one that it is not in. Without it: on all "
+        "matching GPUs of this machine.",
+        show_default=False,
+    ),
+]
 MaxUsdOption = Annotated[
     float | None,
     typer.Option(

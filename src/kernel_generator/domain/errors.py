@@ -40,6 +40,10 @@ class UnknownName(InvalidInput):
         super().__init__(f"unknown {kind} '{name}': {hint}")
         self.kind, self.name, self.choices = kind, name, tuple(choices)
 
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, tuple[str, ...]]]:
+        """Pickled by what it was made of: an exception's own way keeps the message alone."""
+        return UnknownName, (self.kind, self.name, self.choices)
+
 
 class TraceSetError(InvalidInput):
     """A path that is not a trace set, or one that cannot be read or written."""

@@ -143,6 +143,10 @@ class Device(Record):
     """'cpu' or 'cuda'."""
     name: str
     host: str = ""
+    """The judging machine's name; empty where it was not recorded."""
+    uuid: str = ""
+    """A GPU's, as the driver writes it ('GPU-...'); empty for a CPU, or where it was not
+    recorded."""
     libraries: dict[str, str] = Field(default_factory=dict[str, str])
 
 

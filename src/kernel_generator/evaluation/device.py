@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 @cache
 def describe_device(device: str) -> Device:
-    """Name and libraries as FlashInfer-Bench records them, and the host."""
+    """Name and libraries as FlashInfer-Bench records them, the host, and which GPU it is."""
     snapshot = env_snapshot(device)
     return Device(
         kind="cpu" if device == "cpu" else "cuda",
         name=snapshot.hardware,
         host=socket.gethostname(),
+        uuid="" if device == "cpu" else gpu_uuid(),
         libraries=dict(snapshot.libs),
     )
 
@@ -35,6 +37,26 @@ def gpu_uuid() -> str:
     import torch  # noqa: PLC0415 - takes seconds: only where there is a GPU
 
     return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU that this process may use."""
+
+    uuid: str
+    name: str
+    """As the driver tells it: 'NVIDIA H100 80GB HBM3'."""
+
+
+@cache
+def visible_gpus() -> tuple[Gpu, ...]:
+    """All GPUs that this process may use (`CUDA_VISIBLE_DEVICES`), in the driver's order."""
+    import torch  # noqa: PLC0415 - as above
+
+    if not torch.cuda.is_available():
+        return ()
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return tuple(Gpu(f"GPU-{one.uuid}", one.name) for one in found)
 
 
 @cache

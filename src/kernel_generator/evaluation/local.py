@@ -79,8 +79,15 @@ _BUILT_ONLY = Evaluation(
 class LocalJudge:
     """Judges on this machine's CPU, or on its first GPU for a GPU target."""
 
-    def __init__(self, limits: Limits | None = None, isolation: str = Level.STRICT) -> None:
-        """Raises `UnknownName`."""
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        isolation: str = Level.STRICT,
+        for_gpu: bool = True,
+    ) -> None:
+        """`for_gpu`: its tasks are for a GPU, and judged on one where there is one. Raises
+        `UnknownName`."""
+        self._for_gpu = for_gpu
         self._limits = limits or Limits()
         if isolation not in list(Level):
             raise UnknownName("isolation level", isolation, list(Level))
@@ -104,7 +111,7 @@ class LocalJudge:
 
     @cached_property
     def _on_gpu(self) -> bool:
-        return gpu_name() is not None
+        return self._for_gpu and gpu_name() is not None
 
     @cached_property
     def isolation(self) -> sandbox.Isolation:

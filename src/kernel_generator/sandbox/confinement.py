@@ -42,9 +42,14 @@ def confine(start: Any) -> None:
                 resource.setrlimit(limit, (value, most))
     parent: int | None = start["parent"]
     if parent is not None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        end_with(parent)
     home = Path(start["home"])
     home.mkdir(exist_ok=True)
     os.chdir(home)
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed when the thread of `parent` that started it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -40,7 +40,7 @@ _START = (
 )
 
 
-def _import_path() -> list[str]:
+def import_path() -> list[str]:
     """Where this process found its packages, wherever they were installed; never the working
     directory or the folder of the script that was started."""
     started = Path(sys.argv[0] or ".").resolve().parent
@@ -75,7 +75,7 @@ class Spawn:
             "file_bytes": bounds.disk_bytes if jail else None,
             "cpu_s": bounds.cpu_s,
         }
-        program = _START.format(path=_import_path())
+        program = _START.format(path=import_path())
         command = [
             sys.executable,
             "-I",
