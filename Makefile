@@ -13,7 +13,7 @@ MODEL ?=
 ISOLATION ?= strict
 WORKERS ?= 2
 
-.PHONY: demo test test-fast test-gpu test-local-llm check format constraints clean help
+.PHONY: demo test test-fast test-gpu test-ray test-local-llm check format constraints clean help
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,10 +28,13 @@ test: $(VENV)/.installed-dev ## Run all tests that need no GPU, no key and no ne
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope
 
 test-fast: $(VENV)/.installed-dev ## The same without what takes more than a few seconds
-	$(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not gpu and not local_llm and not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope -m "not gpu and not local_llm and not ray and not slow"
 
 test-gpu: $(VENV)/.installed-dev ## Tests that need a CUDA GPU
 	$(BIN)/pytest -m gpu
+
+test-ray: $(VENV)/.installed-dev ## Tests of judging on a Ray cluster of three nodes, started on this machine
+	$(BIN)/pytest -m ray
 
 test-local-llm: $(VENV)/.installed-local-llm ## Tests against a small language model on this CPU
 	$(BIN)/pytest -m local_llm

@@ -26,7 +26,9 @@ from kernel_generator.domain.version import VERSION
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import default_baselines, named_baselines
 from kernel_generator.evaluation.devices import DevicePool
+from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
+from kernel_generator.evaluation.places import judges_for
 from kernel_generator.evaluation.processor import this_processor
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain, gpu_name
 from kernel_generator.evaluation.workloads import split_workloads
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
-    from kernel_generator.evaluation.judge import Judge, Limits
+    from kernel_generator.evaluation.judge import Judge
     from kernel_generator.models.protocol import LanguageModel
     from kernel_generator.runs.journal import History, KnownRun
 
@@ -516,14 +518,19 @@ def resolve_target(name: str | None) -> Target:
     return target if target.is_gpu else this_processor()
 
 
-def judge_of(target_gpu: str | None, isolation: str, limits: Limits | None = None) -> DevicePool:
-    """Who judges for a target, on this machine; to be shared by all that work at once.
+def judge_of(
+    target_gpu: str | None,
+    isolation: str,
+    limits: Limits | None = None,
+    evaluators: str | None = None,
+) -> DevicePool:
+    """Who judges for a target; to be shared by all that work at once. `evaluators`: 'ray' or
+    'ray://HEAD:PORT'; None: this machine.
 
-    Raises `UnknownName`.
+    Raises `UnknownName`, and `InvalidInput` where the evaluators cannot be had.
     """
-    if target_gpu is not None:
-        find_target(target_gpu)
-    return DevicePool([LocalJudge(limits, isolation)])
+    target = find_target(target_gpu) if target_gpu is not None else local_target()
+    return DevicePool(judges_for(evaluators, target, limits or Limits(), isolation))
 
 
 def local_target() -> Target:

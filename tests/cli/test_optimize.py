@@ -103,7 +103,7 @@ def test_an_interrupted_run_saves_and_names_what_was_finished(tmp_path: Path) ->
     with LoopbackServer([says(RIGHT), stalls_midway()]) as server:
         program = start(
             *("optimize", "set", *at(server), "--language", "python", "--target", "CPU"),
-            *("--keep-improving", "--json"),
+            *("--keep-improving", "--jobs", "1", "--json"),
             folder=tmp_path,
             LLM_API_KEY=KEY,
         )

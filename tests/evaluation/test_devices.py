@@ -41,6 +41,7 @@ class ScriptedJudge:
     under_way: int = 0
     most: int = 0
     evaluated: int = 0
+    rested: list[Any] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
@@ -83,6 +84,9 @@ class ScriptedSession:
                 judge.under_way -= 1
                 judge.evaluated += 1
         return an_evaluation()
+
+    def rest(self) -> None:
+        self.judge.rested.append(self.task)
 
     def close(self) -> None:
         self.closed = True
@@ -148,6 +152,7 @@ def test_where_memory_is_short_the_session_used_least_recently_makes_room() -> N
     judge.room = False
     pool.open("third").prepare()
     # Nobody uses the others: as long as memory is short, both go, the older one first.
+    assert judge.rested == ["second", "first"]
     assert judge.ready == ["third"]
     judge.room = True
     second.evaluate(a_solution(), PROFILE)

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.evaluation.judge import Judge, PlacedJudge, Session
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-pytest.importorskip("ray")
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CPU = find_target("CPU")
 _NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}

@@ -133,7 +133,9 @@ class Campaign:
             )
         except KernelGeneratorError as error:
             self._went_wrong(job, error)
-            if isinstance(error, (ProviderRefused, BudgetSpent)):
+            # A run that goes on may have a reply that was paid for: it finds out by itself.
+            begins = job.run_id is None
+            if isinstance(error, ProviderRefused) or (isinstance(error, BudgetSpent) and begins):
                 self._stopped = self._stopped or error
             if isinstance(error, RunBusy) and len(self._jobs) == 1:
                 self._stopped = error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ from kernel_generator.cli.options import (
     DialectOption,
     EffortOption,
     EstimateOption,
+    EvaluatorsOption,
     IsolationOption,
     JobsOption,
     JsonEventsOption,
@@ -30,6 +30,7 @@ from kernel_generator.cli.options import (
     StoreOption,
     TargetOption,
     TraceSetsArgument,
+    at_store,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def optimize(
     reasoning_effort: EffortOption = None,
     isolation: IsolationOption = "strict",
     jobs: JobsOption = None,
+    evaluators: EvaluatorsOption = None,
     max_usd: MaxUsdOption = None,
     max_tokens: MaxTokensOption = None,
     max_minutes: MaxMinutesOption = None,
@@ -111,11 +113,11 @@ def optimize(
     for traceset, _ in chosen:
         writable_root(traceset)
     progress = Progress(to_stderr())
-    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    hint = at_store(store)
     observer = observer_of(progress, json_events)
     batching = Batching(Store(store), base_url, progress, observer, hint) if batch else None
     spending = Spending(budget, stated)
-    judge = judge_of(target, isolation)
+    judge = judge_of(target, isolation, evaluators=evaluators)
     generators = [
         KernelGenerator(
             model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from kernel_generator.cli.console import to_stderr, warn_of
 from kernel_generator.cli.exits import Exit
 from kernel_generator.cli.options import (
     BaseUrlOption,
+    EvaluatorsOption,
     JobsOption,
     JsonEventsOption,
     JsonOption,
@@ -22,6 +22,7 @@ from kernel_generator.cli.options import (
     MaxUsdOption,
     PriceOption,
     StoreOption,
+    at_store,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def resume(
     max_device_minutes: MaxDeviceMinutesOption = None,
     price: PriceOption = None,
     jobs: JobsOption = None,
+    evaluators: EvaluatorsOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
     json_events: JsonEventsOption = False,
@@ -95,8 +97,8 @@ def resume(
         for problem in problems:
             progress.line(f"error: {problem}")
     observer = observer_of(progress, json_events)
-    means = _Means(kept, base_url, traceset, spending, progress, observer)
-    hint = f" --store {shlex.quote(str(store))}" if store is not None else ""
+    means = _Means(kept, base_url, traceset, spending, progress, observer, evaluators)
+    hint = at_store(store)
     ids = [one.run_id for one in chosen]
     batching = Batching(kept, base_url, progress, observer, hint)
     brought = batching.take_in(ids, spending, alone=run is not None)
@@ -136,6 +138,7 @@ class _Means:
     progress: Progress
     observer: Observer
     """Who is told of events, the progress among them."""
+    evaluators: str | None = None
     judges: dict[tuple[str, str], DevicePool] = field(
         default_factory=dict[tuple[str, str], "DevicePool"]
     )
@@ -147,7 +150,7 @@ class _Means:
 
         key = settings.target, settings.isolation
         if key not in self.judges:
-            self.judges[key] = judge_of(*key)
+            self.judges[key] = judge_of(*key, evaluators=self.evaluators)
         return self.judges[key]
 
 

@@ -145,13 +145,19 @@ class DevicePool:
     def _make_room(self, place: _Place) -> None:
         """Close sessions that nobody uses, the least recently used first, where there are many or
         memory is short. They are prepared again when they are needed."""
+        rested = False
         while True:
             with self._changed:
-                idle = [one for one in place.sessions if not one.is_at_work]
+                idle = [(one, s) for one, s in place.sessions.items() if not one.is_at_work]
                 crowded = len(place.sessions) >= MOST_OPEN
             if not idle or not (crowded or not place.judge.has_room()):
                 return
-            self.drop(place, idle[0])
+            if crowded or rested:
+                self.drop(place, idle[0][0])
+                continue
+            for _, session in idle:
+                session.rest()
+            rested = True
 
     def drop(self, place: _Place, pooled: PooledSession) -> None:
         """Close a session's part at one place."""
@@ -210,6 +216,9 @@ class PooledSession:
                         self._pool.lost(place)
                         if not left:
                             raise
+
+    def rest(self) -> None:
+        """See `Session.rest`. Nothing to do: the pool makes room where a place needs it."""
 
     def check_open(self) -> None:
         """Raises `SandboxError` once it is closed."""

@@ -106,6 +106,11 @@ class Session(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Give back the memory of what can be made again quickly. A session that is being asked
+        keeps it."""
+        ...
+
     def close(self) -> None:
         """Release devices and processes; safe to call from another thread and twice."""
         ...

@@ -100,6 +100,9 @@ class RemoteSession:
             case _:
                 return answer
 
+    def rest(self) -> None:
+        """See `Session.rest`. Nothing is given back over there but by closing."""
+
     def close(self) -> None:
         """See `Session.close`."""
         with self._lock:
