@@ -24,7 +24,7 @@ def test_tokens_end_a_run_that_goes_on_with_more(shell: Shell) -> None:
 def test_no_further_definition_is_begun_once_it_is_spent(shell: Shell) -> None:
     write_definition(shell.folder / "set", "second", sizes=(3,))
     with LoopbackServer([says(RIGHT)]) as server:
-        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-tokens", 1)
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--jobs", 1, "--max-tokens", 1)
     assert ran.code == 1
     assert len(server.requests) == 1
     assert "successful 1" in ran.out

@@ -133,7 +133,7 @@ def test_an_interrupted_run_saves_and_names_what_was_finished(tmp_path: Path) ->
 def test_a_refused_key_ends_the_campaign_at_once_with_exit_3(shell: Shell, tmp_path: Path) -> None:
     write_definition(tmp_path / "set", "second")
     with LoopbackServer([fails(401, f"Incorrect API key provided: {KEY}")]) as server:
-        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--json")
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--jobs", 1, "--json")
     assert ran.code == 3
     assert len(server.requests) == 1
     assert [d["definition"] for d in ran.document["definitions"]] == ["scale_add"]
