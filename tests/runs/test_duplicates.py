@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kernel_generator import KernelGenerator
 from kernel_generator.domain.errors import NoPassingSolution
@@ -18,7 +20,16 @@ from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.duplicates import content_key
 from kernel_generator.runs.journal import known_run
 from kernel_generator.runs.store import Store
-from tests.runs.sets import RIGHT, WRONG, a_solution, a_traceset, an_evaluation
+from kernel_generator.runs.tracesets import load_traceset
+from tests.runs.sets import (
+    OP_TYPE,
+    RIGHT,
+    WRONG,
+    a_solution,
+    a_traceset,
+    an_evaluation,
+    workload_line,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,6 +210,29 @@ def test_an_edited_trace_set_is_judged_anew(tmp_path: Path) -> None:
             traceset=traceset, definition=traceset.definitions["scale_add"], rounds=1
         )
     assert len(judge.judged) == 1
+
+
+def test_other_captured_inputs_are_judged_anew(tmp_path: Path) -> None:
+    captured = {"type": "safetensors", "path": "./x.safetensors", "tensor_key": "x"}
+    judges = [ScriptedJudge([WRONG_VALUES]) for _ in range(3)]
+    for judge, value in zip(judges, (1.0, 1.0, 2.0), strict=True):
+        a_traceset(tmp_path / "set", sizes=(3,))
+        save_file({"x": torch.full((3,), value)}, tmp_path / "set" / "x.safetensors")
+        lines = tmp_path / "set" / "workloads" / OP_TYPE / "scale_add.jsonl"
+        lines.write_text(workload_line("scale_add", 3, captured) + "\n")
+        traceset, _ = load_traceset(tmp_path / "set")
+        generator = KernelGenerator(
+            model=ScriptedModel([WRONG]),
+            language="python",
+            target_gpu="V100",
+            judge=judge,
+            store=tmp_path / "runs.db",
+        )
+        with pytest.raises(NoPassingSolution):
+            generator.optimized_generate(
+                traceset=traceset, definition=traceset.definitions["scale_add"], rounds=1
+            )
+    assert [len(judge.judged) for judge in judges] == [1, 0, 1]
 
 
 def test_verdicts_of_another_store_are_not_believed(tmp_path: Path) -> None:

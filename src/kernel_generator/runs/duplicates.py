@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.version import VERSION
+from kernel_generator.runs.contents import contents
+from kernel_generator.runs.journal import fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.attempt import Attempt
     from kernel_generator.domain.evaluation import Device, Evaluation
+    from kernel_generator.domain.task import Task
     from kernel_generator.runs.journal import Journal
 
 _PASSING = (
@@ -46,11 +49,23 @@ def content_key(solution: Solution) -> str:
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
+def judged_on(task: Task) -> dict[str, str] | None:
+    """Hashes of the definition, the workloads and their captured inputs. None where a file is too
+    large to be read whole: a change in it might not be seen."""
+    files = contents(task)
+    if any(content.ends and not content.whole for content in files.values()):
+        return None
+    return fingerprints(task) | {path: content.whole for path, content in files.items()}
+
+
 def subject(
-    solution: Solution, fingerprints: Mapping[str, str], target: str, isolation: str
+    solution: Solution, judged_on: Mapping[str, str] | None, target: str, isolation: str
 ) -> str:
-    """What a verdict is about: a candidate, what it was judged on, and by which rules."""
-    about = [content_key(solution), sorted(fingerprints.items()), target, isolation, VERSION]
+    """What a verdict is about: a candidate, what it was judged on, and by which rules. Empty where
+    what it was judged on is not known."""
+    if judged_on is None:
+        return ""
+    about = [content_key(solution), sorted(judged_on.items()), target, isolation, VERSION]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
@@ -82,7 +97,7 @@ def judged_elsewhere(
     """The verdict of another run of the store on the same device; None where there is none that
     holds here. With a best version it would have to be timed beside that one: only a failure holds.
     """
-    if device is None:
+    if device is None or not about:
         return None
     for run_id, found in journal.verdicts(about):
         if found.device != device or found.outcome in _PASSING:

@@ -42,8 +42,13 @@ from kernel_generator.evaluation.toolchain import find_toolchain, portable_build
 from kernel_generator.models.offline import OFFLINE, OfflineModel
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
-from kernel_generator.runs.duplicates import judged_elsewhere, repeated, same_as, subject
-from kernel_generator.runs.journal import fingerprints
+from kernel_generator.runs.duplicates import (
+    judged_elsewhere,
+    judged_on,
+    repeated,
+    same_as,
+    subject,
+)
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.threads import in_a_thread
@@ -100,7 +105,7 @@ class Run:
         self._strategy = strategy
         self._goal = goal
         self._observer = observer
-        self._fingerprints = fingerprints(task)
+        self._judged_on = judged_on(task)
 
     @property
     def best(self) -> Attempt | None:
@@ -223,7 +228,7 @@ class Run:
 
     def _subject(self, session: Session, solution: Solution) -> str:
         target, isolation = self.task.target.name, session.opened.isolation
-        return subject(solution, self._fingerprints, target, isolation)
+        return subject(solution, self._judged_on, target, isolation)
 
     def _known_verdict(self, session: Session, solution: Solution) -> Evaluation | None:
         """The verdict on the same source, where it was judged before."""
