@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from kernels import rmsnorm
 from machine import Share, machine_line, table, told
-from stage import ON_CPU, ON_GPU, Stage, plainly
+from stage import ON_CPU, Stage, plainly, sizes_on
 
 from kernel_generator.evaluation.toolchain import gpu_name
 from kernel_generator.generator import local_target, resolve_target
@@ -68,10 +68,11 @@ def main() -> int:
     if not on_gpu and not options.cpu:
         told("no GPU that is known here: nothing to show (--cpu goes through the same steps)")
         return 2
+    target = resolve_target("CPU" if options.cpu else None)
     stage = (
-        Stage(rmsnorm.definition(rmsnorm.CPU_HIDDEN, "float32"), resolve_target("CPU"), ON_CPU)
+        Stage(rmsnorm.definition(rmsnorm.CPU_HIDDEN, "float32"), target, ON_CPU)
         if options.cpu
-        else Stage(rmsnorm.definition(), resolve_target(None), ON_GPU)
+        else Stage(rmsnorm.definition(), target, sizes_on(target))
     )
     count, power = (3, 2) if options.quick else (options.names, options.power)
     names = [f"rmsnorm_name_{i}" for i in range(count)] * options.rounds

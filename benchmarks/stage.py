@@ -13,6 +13,7 @@ import numpy as np
 from kernels import rmsnorm
 from machine import run_program, told
 
+from kernel_generator.domain.target import TARGETS
 from kernel_generator.domain.task import Task
 from kernel_generator.evaluation.judge import Profile
 from kernel_generator.evaluation.local import LocalJudge
@@ -50,8 +51,22 @@ class Sizes:
 
 
 # By copy bandwidth, a row of 16 KiB takes 5.5 ns on an H100, and a call 2.5 us at least.
-ON_GPU = Sizes((64, 1200, 3400, 14418, 14400), {14400: 37000}, (3400, 14418))
+_ON_H100 = Sizes((64, 1200, 3400, 14418, 14400), {14400: 37000}, (3400, 14418))
 ON_CPU = Sizes((16, 128, 512, 500), {500: 1500}, (512,))
+
+
+def sizes_on(target: Target) -> Sizes:
+    """Rows that take about as long there as those of an H100 do on one."""
+    times = target.bandwidth_gb_s / TARGETS["H100"].bandwidth_gb_s
+
+    def scaled(rows: int) -> int:
+        return round(rows * times)
+
+    return Sizes(
+        tuple(map(scaled, _ON_H100.rows)),
+        {scaled(rows): scaled(more) for rows, more in _ON_H100.extra.items()},
+        tuple(map(scaled, _ON_H100.power)),
+    )
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,7 @@ class TestSessions:
         for incumbent in beaten:
             found = session.evaluate(RIGHT, replace(BRIEF, incumbent=incumbent))
             assert found.outcome is Outcome.PASSED
-            assert "incumbent" in found.baselines
+            assert "incumbent" in found.workloads[0].baselines
             # The first of them is replaced by the second, and what it was timed with is given back.
             session.rest()
         session.rest()
