@@ -110,8 +110,6 @@ class Story:
     scope="module",
     params=[
         pytest.param(("chat", True, "cpp"), id="chat-stream-cpp"),
-        pytest.param(("chat", False, "python"), id="chat-whole-python"),
-        pytest.param(("responses", True, "python"), id="responses-stream-python"),
         pytest.param(("responses", False, "python"), id="responses-whole-python"),
     ],
 )

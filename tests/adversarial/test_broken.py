@@ -1,4 +1,8 @@
-"""Broken candidates end within their limits, by name; the judge goes on and nothing is left."""
+"""Broken candidates end within their limits, by name; the judge goes on and nothing is left.
+
+One session judges them all, one after the other; an honest candidate follows where a bound was hit
+that all share, and at the end.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.local import LocalSession
     from tests.adversarial.courtroom import Planted
 
-LIMITS = Limits(build_s=25.0, first_call_s=4.0, call_s=4.0)
+LIMITS = Limits(build_s=25.0, first_call_s=8.0, call_s=8.0)
 _GRACE_S = 15.0
 """Starting and ending a sandbox on a busy machine."""
 GOOD = solution("def run(x):\n    return x * 2\n")
@@ -72,20 +76,24 @@ def _marks(case: Broken) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name, marks=_marks(case)) for case in BROKEN]
 )
-def test_a_broken_candidate_ends_by_name_and_the_judge_goes_on(
+def test_a_broken_candidate_ends_by_name(
     case: Broken, here: Planted, request: pytest.FixtureRequest
 ) -> None:
     session: LocalSession = request.getfixturevalue("gpu" if case.device == "cuda" else "cpu")
     if case.contained:
         _needs_strict(session, case)
     found = _judged(session, case)
-    after = session.evaluate(GOOD, CORRECTNESS)
+    if case.contained or case.device == "cuda":
+        _goes_on(session)
     assert found.outcome in case.outcomes, f"{found.outcome}: {found.message[:1000]}"
     assert found.seconds <= _longest(case)
-    assert after.outcome.is_result, f"the next candidate: {after.outcome}: {after.message[:1000]}"
     assert len(found.log) < 100_000
     assert len(found.message) < 100_000
     assert here.left_behind() == []
+
+
+def test_an_honest_candidate_passes_after_all_of_them(cpu: LocalSession) -> None:
+    _goes_on(cpu)
 
 
 @pytest.mark.slow
@@ -129,6 +137,11 @@ def _judged(session: LocalSession, case: Broken) -> Evaluation:
         case.source, language=case.language, passing=case.passing, entry=case.entry
     )
     return session.evaluate(candidate, CORRECTNESS)
+
+
+def _goes_on(session: LocalSession) -> None:
+    after = session.evaluate(GOOD, CORRECTNESS)
+    assert after.outcome.is_result, f"the next candidate: {after.outcome}: {after.message[:1000]}"
 
 
 def _longest(case: Broken) -> float:
