@@ -30,7 +30,7 @@ import torch
 
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.generator import local_target
+from kernel_generator.runs.defaults import local_target
 from tests.adversarial.broken import BROKEN
 from tests.adversarial.cheats import CHEATS
 from tests.adversarial.courtroom import STRICT, Planted, as_solution, descendants, planted

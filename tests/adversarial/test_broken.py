@@ -12,7 +12,7 @@ import pytest
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.generator import local_target
+from kernel_generator.runs.defaults import local_target
 from tests.adversarial.broken import BROKEN, Broken
 from tests.adversarial.courtroom import STRICT, descendants, planted
 from tests.evaluation.judging import CORRECTNESS, solution, task

@@ -16,7 +16,6 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.evaluation.judge import Opened
-from kernel_generator.generator import make_task
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.contents import contents
@@ -31,6 +30,7 @@ from kernel_generator.runs.journal import (
     note_saved,
 )
 from kernel_generator.runs.store import Store
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.runs.tracesets import load_traceset
 from kernel_generator.search.refine import Refine
 from tests.runs.kept import keep_run, task_of
