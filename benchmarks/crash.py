@@ -44,7 +44,8 @@ from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import Journal, RunSettings
+from kernel_generator.runs.journal import Journal
+from kernel_generator.runs.settings import RunSettings
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine

@@ -39,16 +39,11 @@ from kernel_generator.runs.defaults import (
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.goal import Goal, check_goal
-from kernel_generator.runs.journal import (
-    Journal,
-    RunSettings,
-    fingerprints,
-    known_run,
-    note_saved,
-)
+from kernel_generator.runs.journal import Journal, known_run, note_saved
 from kernel_generator.runs.replay import REPLAY, ReplayModel
 from kernel_generator.runs.results import saved_before, solution_of, why_none
 from kernel_generator.runs.samples import Samples
+from kernel_generator.runs.settings import RunSettings, fingerprints
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
@@ -336,10 +331,7 @@ class KernelGenerator:
         if run_id is None:
             return Journal.begin(self._store, settings)
         begun = self._begun(run_id)
-        for what in ("definition", "model", "language", "target"):
-            before, now = getattr(begun, what), getattr(settings, what)
-            if before != now:
-                raise InvalidInput(f"run {run_id} was begun with {what} '{before}', not '{now}'")
+        begun.check(run_id, settings)
         for change in begun.changes(task):
             told = f"since the run began, {change}: what was judged before stays"
             self._tell(Notice(told, run_id))

@@ -29,7 +29,8 @@ from kernel_generator.runs.author import Author
 from kernel_generator.runs.batches import MAX_TRIES, submit_waiting, take_in
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import Journal, RunSettings, known_run
+from kernel_generator.runs.journal import Journal, known_run
+from kernel_generator.runs.settings import RunSettings
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task

@@ -21,14 +21,8 @@ from kernel_generator.runs.author import Author
 from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import (
-    Journal,
-    RunSettings,
-    fingerprints,
-    known_run,
-    known_runs,
-    note_saved,
-)
+from kernel_generator.runs.journal import Journal, known_run, known_runs, note_saved
+from kernel_generator.runs.settings import RunSettings, fingerprints
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
 from kernel_generator.runs.tracesets import load_traceset

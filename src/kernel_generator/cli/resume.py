@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from kernel_generator.generator import DevicePool
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import Row
-    from kernel_generator.runs.journal import KnownRun, RunSettings
+    from kernel_generator.runs.journal import KnownRun
+    from kernel_generator.runs.settings import RunSettings
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.attempt import Attempt
     from kernel_generator.domain.task import Task
-    from kernel_generator.runs.journal import History, KnownRun
+    from kernel_generator.runs.history import History
+    from kernel_generator.runs.journal import KnownRun
     from kernel_generator.runs.store import Store
 
 
