@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kernels.family import Family
 
     from kernel_generator.domain.target import Target
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 SHARE = "share"
 PROFILE = profiles.search()

@@ -40,7 +40,7 @@ from tests.evaluation.judging import BRIEF, solution, task
 if TYPE_CHECKING:
     from flashinfer_bench.data import Solution
 
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 LIMITS = Limits(build_s=20.0, first_call_s=5.0, call_s=3.0)
 _PROGRESS = 25

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 STRICT = "strict"
 BRIEFLY = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))

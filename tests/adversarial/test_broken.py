@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
     from tests.adversarial.courtroom import Planted
 
 LIMITS = Limits(build_s=25.0, first_call_s=4.0, call_s=4.0)
