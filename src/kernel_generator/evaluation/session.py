@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kernel_generator.domain.errors import NoWorkloads, ReferenceFailed
-from kernel_generator.domain.evaluation import Device, Evaluation, Isolation
+from kernel_generator.domain.evaluation import Evaluation, Isolation
 from kernel_generator.evaluation import outcomes
 from kernel_generator.evaluation.baselines import reference_solution
 from kernel_generator.evaluation.bench import Bench
@@ -169,7 +169,7 @@ class LocalSession:
                 "isolation": Isolation(
                     level=self._pool.isolation.level, lacked=self._pool.isolation.lacked
                 ),
-                "device": self._describe(),
+                "device": describe_device(self._device),
                 "build_environment": portable_build_environment(self._task.target, language),
                 "labels": labels_of(solution),
                 "certified": profile.certified,
@@ -217,10 +217,7 @@ class LocalSession:
 
     def _opened(self) -> Opened:
         level = self._pool.isolation.level
-        return Opened(device=self._device, described=self._describe(), isolation=level)
-
-    def _describe(self) -> Device:
-        return describe_device(self._device)
+        return Opened(device=self._device, described=describe_device(self._device), isolation=level)
 
     def rest(self) -> None:
         """Give back the memory of what can be made again quickly: inputs, and the rings of those
