@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
     from kernel_generator.evaluation.judge import Judge, Limits
     from kernel_generator.models.protocol import LanguageModel
+    from kernel_generator.runs.journal import KnownRun
 
 
 AT_ONCE = 32
@@ -279,13 +280,14 @@ class KernelGenerator:
     async def _work(
         self, traceset: TraceSet, definition: Definition, goal: Goal, run_id: str | None
     ) -> GeneratedSolution:
-        if run_id is not None:
-            goal = self._begun(run_id).goal
+        begun = None if run_id is None else self._begun(run_id)
+        if begun is not None:
+            goal = begun.settings.goal
         if isinstance(self._author.model, ReplayModel):
             self._author.model.check(definition.name)
         task = make_task(traceset, definition, self.target, self.language)
         strategy = Refine()
-        journal = self._journal(self._settings(task, goal, strategy.name), task, run_id)
+        journal = self._journal(self._settings(task, goal, strategy.name), task, begun)
         run = Run(
             *(task, self._author, self._judge, strategy, goal, journal, self._on_event),
             spending=self.spending,
@@ -322,20 +324,19 @@ class KernelGenerator:
             contents=contents(task),
         )
 
-    def _begun(self, run_id: str) -> RunSettings:
+    def _begun(self, run_id: str) -> KnownRun:
         if self._store is None:
             raise InvalidInput("a run can go on only where it was kept: name the store")
-        return known_run(self._store, run_id).settings
+        return known_run(self._store, run_id)
 
-    def _journal(self, settings: RunSettings, task: Task, run_id: str | None) -> Journal:
-        if run_id is None:
+    def _journal(self, settings: RunSettings, task: Task, begun: KnownRun | None) -> Journal:
+        if begun is None:
             return Journal.begin(self._store, settings)
-        begun = self._begun(run_id)
-        begun.check(run_id, settings)
-        for change in begun.changes(task):
+        begun.settings.check(begun.run_id, settings)
+        for change in begun.settings.changes(task):
             told = f"since the run began, {change}: what was judged before stays"
-            self._tell(Notice(told, run_id))
-        return Journal(run_id, self._store)
+            self._tell(Notice(told, begun.run_id))
+        return Journal(begun.run_id, self._store)
 
     @property
     def at_once(self) -> int:
