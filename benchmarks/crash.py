@@ -40,13 +40,14 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.evaluation.judge import Opened
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.generator import make_task
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import Journal, RunSettings
+from kernel_generator.runs.journal import Journal
+from kernel_generator.runs.settings import RunSettings
 from kernel_generator.runs.store import Store
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine
 from tests.runs.sets import RIGHT, a_traceset, an_evaluation
 

@@ -44,7 +44,7 @@ from machine import machine_line, quantile, run_program, table, told
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.toolchain import build_environment, gpu_name
-from kernel_generator.generator import local_target, resolve_target
+from kernel_generator.runs.defaults import local_target, resolve_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kernels.family import Family
 
     from kernel_generator.domain.target import Target
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 SHARE = "share"
 PROFILE = profiles.search()

@@ -30,7 +30,7 @@ import torch
 
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.generator import local_target
+from kernel_generator.runs.defaults import local_target
 from tests.adversarial.broken import BROKEN
 from tests.adversarial.cheats import CHEATS
 from tests.adversarial.courtroom import STRICT, Planted, as_solution, descendants, planted
@@ -40,7 +40,7 @@ from tests.evaluation.judging import BRIEF, solution, task
 if TYPE_CHECKING:
     from flashinfer_bench.data import Solution
 
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 LIMITS = Limits(build_s=20.0, first_call_s=5.0, call_s=3.0)
 _PROGRESS = 25

@@ -29,7 +29,7 @@ from machine import Share, machine_line, table, told
 from stage import ON_CPU, Stage, plainly, sizes_on
 
 from kernel_generator.evaluation.toolchain import gpu_name
-from kernel_generator.generator import local_target, resolve_target
+from kernel_generator.runs.defaults import local_target, resolve_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

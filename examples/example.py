@@ -22,7 +22,7 @@ from kernel_generator import (
     ProviderRefused,
     load_traceset,
 )
-from kernel_generator.generator import writable_root
+from kernel_generator.runs.saving import writable_root
 
 if TYPE_CHECKING:
     from flashinfer_bench import TraceSet

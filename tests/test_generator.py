@@ -22,9 +22,9 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Purpose
 from kernel_generator.evaluation.toolchain import find_cuda
 from kernel_generator.evaluation.workloads import split_workloads
-from kernel_generator.generator import evaluate
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.tracesets import load_traceset, workloads_of
+from kernel_generator.verdict import evaluate
 from tests.cli.commands import descendants, is_alive
 from tests.desk import a_desk, generator_of, optimize, without_a_gpu
 from tests.running import NEVER_ENDS, ctrl_c_once_one_runs

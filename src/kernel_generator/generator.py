@@ -14,49 +14,39 @@ from kernel_generator.domain.errors import (
     InvalidInput,
     KernelGeneratorError,
     NoPassingSolution,
-    NoWorkloads,
     StoreError,
-    UnknownName,
 )
 from kernel_generator.domain.events import Notice, Saved
-from kernel_generator.domain.outcome import Outcome
-from kernel_generator.domain.target import TARGETS, find_target, target_of_device
-from kernel_generator.domain.task import LANGUAGES, Task
+from kernel_generator.domain.task import Task
 from kernel_generator.domain.version import VERSION
-from kernel_generator.evaluation import profiles
-from kernel_generator.evaluation.baselines import default_baselines, named_baselines
 from kernel_generator.evaluation.devices import DevicePool
-from kernel_generator.evaluation.judge import Limits
-from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.evaluation.places import judges_for
-from kernel_generator.evaluation.processor import this_processor
-from kernel_generator.evaluation.toolchain import check_target, find_toolchain, gpu_name
+from kernel_generator.evaluation.toolchain import check_target, find_toolchain
 from kernel_generator.evaluation.workloads import split_workloads
 from kernel_generator.models.builtin import BUILTIN_COMPILER
-from kernel_generator.models.builtin import LANGUAGE as BUILTIN_LANGUAGE
 from kernel_generator.models.offline import OFFLINE, BatchedModel, OfflineModel
 from kernel_generator.models.open_model import open_model
-from kernel_generator.models.settings import read_settings
-from kernel_generator.prompts import logs
 from kernel_generator.runs import saving
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
 from kernel_generator.runs.contents import contents
+from kernel_generator.runs.defaults import (
+    default_model,
+    embedded_notice,
+    judge_of,
+    resolve_language,
+    resolve_target,
+)
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
-from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import (
-    Journal,
-    RunSettings,
-    fingerprints,
-    known_run,
-    note_saved,
-)
+from kernel_generator.runs.goal import Goal, check_goal
+from kernel_generator.runs.journal import Journal, known_run, note_saved
 from kernel_generator.runs.replay import REPLAY, ReplayModel
+from kernel_generator.runs.results import saved_before, solution_of, why_none
 from kernel_generator.runs.samples import Samples
+from kernel_generator.runs.settings import RunSettings, fingerprints
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
-from kernel_generator.runs.tracesets import definition_of, solutions_by_name, workloads_of
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine
 
 if TYPE_CHECKING:
@@ -65,14 +55,12 @@ if TYPE_CHECKING:
 
     from flashinfer_bench import Definition, Solution, TraceSet, Workload
 
-    from kernel_generator.domain.attempt import Attempt
     from kernel_generator.domain.budget import Budget, Price
-    from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.events import Event, Observer
     from kernel_generator.domain.target import Target
-    from kernel_generator.evaluation.judge import Judge
+    from kernel_generator.evaluation.judge import Judge, Limits
     from kernel_generator.models.protocol import LanguageModel
-    from kernel_generator.runs.journal import History, KnownRun
+    from kernel_generator.runs.journal import KnownRun
 
 
 AT_ONCE = 32
@@ -189,7 +177,7 @@ class KernelGenerator:
         self.notices: list[str] = check_target(self.target, self.language, find_toolchain())
         """What to know before believing or paying: each run tells these as `Notice` events."""
         if nobody_asked:
-            self.notices.insert(0, _embedded_notice())
+            self.notices.insert(0, embedded_notice())
         self._running = 0
         self.interrupted: list[GeneratedSolution] = []
         """What runs that were interrupted had: the best result of an `optimized_generate`, the
@@ -292,13 +280,14 @@ class KernelGenerator:
     async def _work(
         self, traceset: TraceSet, definition: Definition, goal: Goal, run_id: str | None
     ) -> GeneratedSolution:
-        if run_id is not None:
-            goal = self._begun(run_id).goal
+        begun = None if run_id is None else self._begun(run_id)
+        if begun is not None:
+            goal = begun.settings.goal
         if isinstance(self._author.model, ReplayModel):
             self._author.model.check(definition.name)
         task = make_task(traceset, definition, self.target, self.language)
         strategy = Refine()
-        journal = self._journal(self._settings(task, goal, strategy.name), task, run_id)
+        journal = self._journal(self._settings(task, goal, strategy.name), task, begun)
         run = Run(
             *(task, self._author, self._judge, strategy, goal, journal, self._on_event),
             spending=self.spending,
@@ -309,11 +298,11 @@ class KernelGenerator:
                     best = await run.work()
                 except BaseException:
                     if run.best is not None:
-                        self.interrupted.append(_solution_of(run.best, run.run_id))
+                        self.interrupted.append(solution_of(run.best, run.run_id))
                     raise
         if best is None:
-            raise NoPassingSolution(_why_none(run.attempts, task), run.attempts)
-        return _solution_of(best, run.run_id)
+            raise NoPassingSolution(why_none(run.attempts, task), run.attempts)
+        return solution_of(best, run.run_id)
 
     def _settings(self, task: Task, goal: Goal, strategy: str) -> RunSettings:
         return RunSettings(
@@ -335,23 +324,19 @@ class KernelGenerator:
             contents=contents(task),
         )
 
-    def _begun(self, run_id: str) -> RunSettings:
+    def _begun(self, run_id: str) -> KnownRun:
         if self._store is None:
             raise InvalidInput("a run can go on only where it was kept: name the store")
-        return known_run(self._store, run_id).settings
+        return known_run(self._store, run_id)
 
-    def _journal(self, settings: RunSettings, task: Task, run_id: str | None) -> Journal:
-        if run_id is None:
+    def _journal(self, settings: RunSettings, task: Task, begun: KnownRun | None) -> Journal:
+        if begun is None:
             return Journal.begin(self._store, settings)
-        begun = self._begun(run_id)
-        for what in ("definition", "model", "language", "target"):
-            before, now = getattr(begun, what), getattr(settings, what)
-            if before != now:
-                raise InvalidInput(f"run {run_id} was begun with {what} '{before}', not '{now}'")
-        for change in begun.changes(task):
+        begun.settings.check(begun.run_id, settings)
+        for change in begun.settings.changes(task):
             told = f"since the run began, {change}: what was judged before stays"
-            self._tell(Notice(told, run_id))
-        return Journal(run_id, self._store)
+            self._tell(Notice(told, begun.run_id))
+        return Journal(begun.run_id, self._store)
 
     @property
     def at_once(self) -> int:
@@ -376,28 +361,18 @@ class KernelGenerator:
         """
         evaluation = solution.evaluation if isinstance(solution, GeneratedSolution) else None
         run_id = solution.run_id if isinstance(solution, GeneratedSolution) else ""
-        if (before := self._saved_before(run_id, solution, traceset)) is not None:
+        store = self._store if run_id else None
+        if store is not None and (before := saved_before(store, run_id, solution, traceset)):
             return before
-        once = self._store is not None and bool(run_id)
-        path, written = saving.save_solution(solution, traceset, evaluation, once=once)
-        if self._store is not None and run_id:
+        path, written = saving.save_solution(solution, traceset, evaluation, once=store is not None)
+        if store is not None:
             try:
-                note_saved(self._store, run_id, path.absolute(), solution.name)
+                note_saved(store, run_id, path.absolute(), solution.name)
             except StoreError as error:
                 told = f"that '{path}' was saved could not be noted: {error}"
                 self._tell(Notice(told, run_id))
         self._tell(Saved(run_id, path, written.name))
         return path
-
-    def _saved_before(self, run_id: str, solution: Solution, traceset: TraceSet) -> Path | None:
-        """Where a run's solution lies in the trace set; None where it was not saved there."""
-        if self._store is None or not run_id:
-            return None
-        try:
-            history = known_run(self._store, run_id).history
-        except (StoreError, UnknownName):
-            return None
-        return _saved_in(traceset, history) if history.saved_name == solution.name else None
 
     def rescue(self, solution: Solution) -> Path:
         """Write a solution that could not be saved to the temporary folder; the path written.
@@ -424,202 +399,5 @@ class KernelGenerator:
             self._on_event(event)
 
 
-def evaluate(
-    traceset: TraceSet,
-    definition: Definition,
-    solution: Solution,
-    target_gpu: str | None = None,
-    *,
-    limits: Limits | None = None,
-    on_event: Observer | None = None,
-    isolation: str = "strict",
-    baselines: Sequence[str] | None = None,
-) -> Evaluation:
-    """Judge one solution on all workloads of its definition.
-
-    `on_event` is called with a `Notice` for what cannot be done on this machine. `baselines` names
-    what is timed beside it and the reference: 'torch.compile', 'torch.compile max-autotune' (takes
-    minutes), 'cuBLAS' (for a GEMM on a GPU), or any solution of the trace set by its name. None:
-    'torch.compile', and 'cuBLAS' where there is one.
-
-    Raises `UnknownName`, `NoWorkloads`, `ReferenceFailed` and other `InvalidInput`.
-    """
-    target = resolve_target(target_gpu)
-    language = solution.spec.language.value
-    notices = check_target(target, language, find_toolchain())
-    task = make_task(traceset, definition, target, language)
-    chosen = default_baselines(task)
-    if baselines is not None:
-        chosen = named_baselines(task, baselines, solutions_by_name(traceset))
-    if on_event is not None:
-        for notice in notices:
-            on_event(Notice(notice))
-    session = LocalJudge(limits, isolation).open(task)
-    try:
-        session.prepare()
-        return session.evaluate(solution, profiles.certification(tuple(chosen)))
-    finally:
-        session.close()
-
-
-def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
-    """Write the best version of a run that has ended into its trace set; the path written. Nothing
-    is asked or judged for it.
-
-    Raises `SaveFailed`, `TraceSetError`, `StoreError`; `ValueError` where nothing passed.
-    """
-    with store.working_on(run.run_id):
-        history = known_run(store, run.run_id).history
-        if history.is_saved and (before := _saved_in(traceset, history)) is not None:
-            # Another program was quicker.
-            return before
-        if history.best is None:
-            raise ValueError("there is nothing to save")
-        solution = _solution_of(history.best, run.run_id)
-        path, _ = saving.save_solution(solution, traceset, solution.evaluation, once=True)
-        note_saved(store, run.run_id, path.absolute(), solution.name)
-        return path
-
-
-def _saved_in(traceset: TraceSet, history: History) -> Path | None:
-    """What a run wrote into the trace set; None where that is not here."""
-    path = Path(history.saved or "")
-    here = traceset.root is not None and path.is_relative_to(Path(traceset.root).absolute())
-    return path if here and path.is_file() else None
-
-
-def explain(evaluation: Evaluation, solution: Solution) -> str:
-    """The evaluation's message, with a compiler's output cut down to what names the error."""
-    message = evaluation.message.strip()
-    if evaluation.outcome is not Outcome.COMPILE_ERROR or logs.is_python_failure(message):
-        return message
-    return logs.compiler_errors(message, [source.path for source in solution.sources])
-
-
-def make_task(traceset: TraceSet, definition: Definition, target: Target, language: str) -> Task:
-    """The task that a definition of a trace set poses.
-
-    Raises `NoWorkloads`, `UnknownName`.
-    """
-    definition_of(traceset, definition.name)
-    workloads = workloads_of(traceset, definition.name)
-    if not workloads:
-        raise NoWorkloads(f"No workloads found for definition '{definition.name}' - SKIPPING")
-    searched, held_out = split_workloads(definition, workloads, traceset.root)
-    return Task(definition, searched, held_out, target, language, traceset.root)
-
-
-def resolve_target(name: str | None) -> Target:
-    """The target of that name; None: what this machine is. The CPU's card is measured here.
-
-    Raises `UnknownName`.
-    """
-    target = find_target(name) if name else local_target()
-    return target if target.is_gpu else this_processor()
-
-
-def judge_of(
-    target_gpu: str | None,
-    isolation: str,
-    limits: Limits | None = None,
-    evaluators: str | None = None,
-) -> DevicePool:
-    """Who judges for a target; to be shared by all that work at once. `evaluators`: 'ray' or
-    'ray://HEAD:PORT'; None: this machine.
-
-    Raises `UnknownName`, and `InvalidInput` where the evaluators cannot be had.
-    """
-    target = find_target(target_gpu) if target_gpu is not None else local_target()
-    return DevicePool(judges_for(evaluators, target, limits or Limits(), isolation))
-
-
-def local_target() -> Target:
-    """The target that this machine is: its first GPU where the table knows it, else the CPU."""
-    gpu = gpu_name()
-    known = target_of_device(gpu) if gpu else None
-    return known or TARGETS["CPU"]
-
-
-def default_model(api_key: str | None = None) -> str:
-    """The embedded model, where nobody asked for another.
-
-    Raises `InvalidInput` where a key is given and no model: keys are meant to be used.
-    """
-    if api_key or read_settings().llm_api_key is not None:
-        raise InvalidInput(
-            "a key is set (LLM_API_KEY or api_key) but no model is named: name one, 'gpt-5' for "
-            f"example, or '{BUILTIN_COMPILER}' to do without"
-        )
-    return BUILTIN_COMPILER
-
-
-def writable_root(traceset: TraceSet) -> Path:
-    """The folder results go to. Raises `TraceSetError` where they could not be saved."""
-    return saving.check_writable(traceset)
-
-
-def resolve_language(language: str | None, target: Target, model: str) -> str:
-    """The language of that name; None: what suits the target and the model.
-
-    Raises `UnknownName`, and `InvalidInput` where the embedded model does not write it.
-    """
-    builtin = model == BUILTIN_COMPILER
-    if language is None:
-        if builtin:
-            return BUILTIN_LANGUAGE
-        return "triton" if target.is_gpu else "cpp"
-    if language not in LANGUAGES:
-        raise UnknownName("language", language, LANGUAGES)
-    if builtin and language != BUILTIN_LANGUAGE:
-        raise InvalidInput(
-            f"'{BUILTIN_COMPILER}' writes {BUILTIN_LANGUAGE} (torch.compile), not {language}: "
-            f"leave the language out, or name a language model and give its key"
-        )
-    return language
-
-
-def check_goal(goal: Goal) -> Goal:
-    """The goal as it is. Raises `InvalidInput` where it cannot be worked towards."""
-    if goal.rounds < 1:
-        raise InvalidInput(f"rounds is {goal.rounds}: give at least 1")
-    if goal.target_speedup is not None and not goal.target_speedup > 0:
-        raise InvalidInput(f"target_speedup is {goal.target_speedup}: give more than 0")
-    return goal
-
-
 def _asker(model: OfflineModel) -> str:
     return "a batch" if isinstance(model, BatchedModel) else f"'{OFFLINE}'"
-
-
-def _solution_of(attempt: Attempt, run_id: str) -> GeneratedSolution:
-    if attempt.candidate is None:
-        raise ValueError("only an attempt with a candidate can be best")
-    return GeneratedSolution.of(attempt.candidate.solution, attempt.evaluation, run_id)
-
-
-def _why_none(attempts: Sequence[Attempt], task: Task) -> str:
-    told = f"All attempts failed for {task.definition.name} - SKIPPING"
-    if not attempts:
-        return f"{told} (nothing was proposed)"
-    outcomes = ", ".join(a.outcome.value for a in attempts)
-    last = attempts[-1]
-    why = last.outcome.meaning
-    if last.outcome is Outcome.BUILT_NOT_RUN:
-        why += f"; it compiled, and to be run and judged it needs a machine with {task.target.name}"
-    elif last.outcome is Outcome.NOT_RUN:
-        why += f": {last.message}"
-    return f"{told} ({len(attempts)} attempts: {outcomes}; the last: {why})"
-
-
-def _embedded_notice() -> str:
-    keys = read_settings().keys_set()
-    how = (
-        f"a key is set ({', '.join(keys)}): name one"
-        if keys
-        else "set LLM_API_KEY (in the environment or in .env) and name one"
-    )
-    return (
-        f"no model was named: using the embedded '{BUILTIN_COMPILER}', which compiles the "
-        f"reference with torch.compile. For a language model {how}, for example with "
-        '--model gpt-5 or model_name="gpt-5"'
-    )

@@ -18,7 +18,7 @@ import torch
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.profiles import certification
-from kernel_generator.generator import local_target
+from kernel_generator.runs.defaults import local_target
 from tests.adversarial.definitions import ROOT, definition, workloads
 from tests.adversarial.records import Case, Cheat, Honest, Rejected
 from tests.evaluation.judging import BRIEF, solution, task
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 STRICT = "strict"
 BRIEFLY = replace(BRIEF, timing=replace(BRIEF.timing, block_s=0.005, max_blocks=5))

@@ -16,7 +16,7 @@ import pytest
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation.judge import Limits
 from kernel_generator.evaluation.local import LocalJudge
-from kernel_generator.generator import local_target
+from kernel_generator.runs.defaults import local_target
 from tests.adversarial.broken import BROKEN, Broken
 from tests.adversarial.courtroom import STRICT, descendants, planted
 from tests.evaluation.judging import CORRECTNESS, solution, task
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
     from tests.adversarial.courtroom import Planted
 
 LIMITS = Limits(build_s=25.0, first_call_s=8.0, call_s=8.0)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flashinfer_bench.data import Solution
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="no C++ compiler on this machine"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 TOP_K = "p[:, top_k:] = 0"
 TOP_P = "p[p.cumsum(dim=-1) - p >= top_p.unsqueeze(-1)] = 0"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from flashinfer_bench.data import Definition
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
     from kernel_generator.sandbox.worker import Worker
 
 RIGHT = solution("def run(x):\n    return x * 2\n")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="with a GPU, Triton compiles: the interpreter is not used"

@@ -11,9 +11,9 @@ import pytest
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import bench
-from kernel_generator.evaluation.local import LocalSession
 from kernel_generator.evaluation.nursery import Nursery, Setup
 from kernel_generator.evaluation.pool import Pool
+from kernel_generator.evaluation.session import LocalSession
 from kernel_generator.sandbox.isolation import Isolation, Level
 from tests.evaluation.judging import BRIEF, TINY, solution, task
 from tests.running import children

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.evaluation.local import LocalSession
     from kernel_generator.evaluation.remote import RemoteSession
+    from kernel_generator.evaluation.session import LocalSession
 
 CANDIDATES = {
     "right": "def run(x):\n    return x * 2\n",

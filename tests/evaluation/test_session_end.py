@@ -19,7 +19,7 @@ from tests.running import NEVER_ENDS, children, wait_until_one_runs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kernel_generator.evaluation.local import LocalSession
+    from kernel_generator.evaluation.session import LocalSession
 
 RIGHT = solution("def run(x):\n    return x * 2\n")
 NEVER = DOUBLE.model_copy(update={"reference": NEVER_ENDS})

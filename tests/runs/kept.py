@@ -9,8 +9,9 @@ from kernel_generator.domain.conversation import Finish, Message, Reply, Request
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.domain.task import Brief, Toolchain
-from kernel_generator.generator import make_task
-from kernel_generator.runs.journal import Journal, RunSettings, fingerprints
+from kernel_generator.runs.journal import Journal
+from kernel_generator.runs.settings import RunSettings, fingerprints
+from kernel_generator.runs.tasks import make_task
 from tests.runs.sets import RIGHT, a_solution, an_evaluation
 
 if TYPE_CHECKING:

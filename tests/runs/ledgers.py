@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from kernel_generator.domain.conversation import Finish, Reply, Usage
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.runs.journal import History, Journal, KnownRun, RunSettings, Steps
+from kernel_generator.runs.history import History, Steps
+from kernel_generator.runs.journal import Journal, KnownRun
+from kernel_generator.runs.settings import RunSettings
 from tests.runs.sets import an_attempt, exactly
 
 if TYPE_CHECKING:

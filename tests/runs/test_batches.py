@@ -23,16 +23,17 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.events import Notice, Replied
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
-from kernel_generator.generator import make_task
 from kernel_generator.models.batch import BatchDesk
 from kernel_generator.models.offline import BatchedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.batches import MAX_TRIES, submit_waiting, take_in
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import Journal, RunSettings, known_run
+from kernel_generator.runs.journal import Journal, known_run
+from kernel_generator.runs.settings import RunSettings
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine
 from tests.loopback_batch import BatchServer, Line, answered, rejected, too_late
 from tests.models.asking import HURRY, a_request, at

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernel_generator.domain.conversation import Finish, Reply, Usage
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs.economy import MARKS, best_baseline, campaign_economy, economy_of
-from kernel_generator.runs.journal import Steps
+from kernel_generator.runs.history import Steps
 from tests.runs.ledgers import a_run, a_try
 from tests.runs.sets import an_evaluation
 

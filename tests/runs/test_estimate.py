@@ -18,7 +18,6 @@ from kernel_generator.domain.evaluation import Device
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
-from kernel_generator.generator import make_task
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.prompts.render import render
 from kernel_generator.runs.author import Author
@@ -32,6 +31,7 @@ from kernel_generator.runs.estimate import (
 from kernel_generator.runs.goal import Goal
 from kernel_generator.runs.journal import Journal
 from kernel_generator.runs.precedents import ASSUMED
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine
 from tests.desk import without_a_gpu
 from tests.prompts.records import attempt as an_evaluated

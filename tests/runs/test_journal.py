@@ -16,21 +16,15 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.evaluation.judge import Opened
-from kernel_generator.generator import make_task
 from kernel_generator.models.scripted import ScriptedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
-from kernel_generator.runs.journal import (
-    Journal,
-    RunSettings,
-    fingerprints,
-    known_run,
-    known_runs,
-    note_saved,
-)
+from kernel_generator.runs.journal import Journal, known_run, known_runs, note_saved
+from kernel_generator.runs.settings import RunSettings, fingerprints
 from kernel_generator.runs.store import Store
+from kernel_generator.runs.tasks import make_task
 from kernel_generator.runs.tracesets import load_traceset
 from kernel_generator.search.refine import Refine
 from tests.runs.kept import keep_run, task_of

@@ -18,14 +18,15 @@ from flashinfer_bench import TraceSet
 from kernel_generator import load_traceset
 from kernel_generator.domain.errors import TraceSetError
 from kernel_generator.domain.outcome import Outcome
-from kernel_generator.generator import GeneratedSolution, save_result
+from kernel_generator.generator import GeneratedSolution
 from kernel_generator.runs.journal import known_run
+from kernel_generator.runs.results import save_result
 from kernel_generator.runs.saving import (
-    check_writable,
     rescue_solution,
     save_solution,
     save_traces,
     slug,
+    writable_root,
 )
 from kernel_generator.runs.store import Store
 from tests.runs.kept import keep_run
@@ -376,7 +377,7 @@ def test_a_read_only_folder_is_said_with_what_to_do(closed: Path) -> None:
 
 
 def test_a_set_that_can_be_written_is_found_so(traceset: TraceSet, tmp_path: Path) -> None:
-    assert check_writable(traceset) == tmp_path
+    assert writable_root(traceset) == tmp_path
     assert not (tmp_path / "solutions").exists(), "looking creates nothing"
 
 

@@ -9,9 +9,9 @@ import pytest
 from flashinfer_bench import TraceSet
 
 from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError
-from kernel_generator.generator import save_result
 from kernel_generator.runs.bundle import text_key
 from kernel_generator.runs.journal import known_run
+from kernel_generator.runs.results import save_result
 from kernel_generator.runs.sharing import export_run, import_run
 from kernel_generator.runs.store import Store
 from tests.runs.kept import keep_run

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kernel_generator.domain.errors import RunBusy, StoreError, UnknownName
-from kernel_generator.runs.store import Store, default_path
+from kernel_generator.runs.database import default_path
+from kernel_generator.runs.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -245,7 +246,7 @@ def test_a_runs_id_cannot_lead_out_of_the_folder(store: Store, run: str) -> None
 def test_a_store_that_stays_locked_is_told(
     store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernel_generator.runs.store._WAIT_S", 0.2)
+    monkeypatch.setattr("kernel_generator.runs.database._WAIT_S", 0.2)
     impatient = Store(path)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -260,7 +261,7 @@ def test_a_full_disk_is_told_and_takes_nothing_away(
     path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.append(RUN, "asked", {"n": 1})
-    monkeypatch.setattr("kernel_generator.runs.store._PRAGMAS", ("max_page_count = 15",))
+    monkeypatch.setattr("kernel_generator.runs.database._PRAGMAS", ("max_page_count = 15",))
     full = Store(path)
     with pytest.raises(StoreError, match="the disk is full: free some space, then resume"):
         full.append(RUN, "replied", {"n": 2}, {"text": os.urandom(100_000).hex()})
@@ -276,7 +277,7 @@ def test_a_place_where_no_store_can_be_is_told_with_what_to_do(tmp_path: Path, p
 
 
 def test_a_read_only_store_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel_generator.runs.store._PRAGMAS", ("query_only = ON",))
+    monkeypatch.setattr("kernel_generator.runs.database._PRAGMAS", ("query_only = ON",))
     with pytest.raises(StoreError, match="is read-only: name another place with --store"):
         Store(store.path).append(RUN, "asked", {})
 

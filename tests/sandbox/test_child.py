@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator.sandbox import process as process_module
 from kernel_generator.sandbox import standstill
-from kernel_generator.sandbox import worker as worker_module
 from kernel_generator.sandbox.arena import view
 from kernel_generator.sandbox.orders import Done, Failed, TrainOrder
 from kernel_generator.sandbox.wire import Fault, Train
@@ -156,7 +156,7 @@ class TestACallThatSucceeds:
             time.sleep(0.2)
 
         worker.stand_still()
-        monkeypatch.setattr(worker_module, "go_on", slowly)
+        monkeypatch.setattr(process_module, "go_on", slowly)
         answer = worker.train(0, TrainOrder(1), LIMIT_S)
         assert isinstance(answer, Done)
         assert answer.wall_s > 0.2

@@ -63,14 +63,10 @@ def tell_estimate(chosen: list[tuple[TraceSet, list[str]]], wanted: Wanted, as_j
 
 def _estimate(chosen: list[tuple[TraceSet, list[str]]], wanted: Wanted) -> Estimate:
     from kernel_generator.domain.errors import InvalidInput, NoWorkloads
-    from kernel_generator.generator import (
-        default_model,
-        make_task,
-        resolve_language,
-        resolve_target,
-    )
+    from kernel_generator.runs.defaults import default_model, resolve_language, resolve_target
     from kernel_generator.runs.estimate import Asking, estimate, replayed
     from kernel_generator.runs.replay import REPLAY
+    from kernel_generator.runs.tasks import make_task
 
     model = wanted.model or default_model()
     known = _known(wanted.store)

@@ -46,13 +46,14 @@ def evaluate_file(
     as_json: JsonOption = False,
 ) -> int:
     """Judge a solution, or a plain source file, on all workloads."""
-    from kernel_generator.generator import evaluate, explain, local_target, writable_root
     from kernel_generator.reporting import figures
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import evaluation_table
     from kernel_generator.runs import saving
+    from kernel_generator.runs.defaults import local_target
     from kernel_generator.runs.solutions import read_solution_file
     from kernel_generator.runs.tracesets import definition_of, load_traceset
+    from kernel_generator.verdict import evaluate, explain
 
     loaded, problems = load_traceset(traceset)
     warn_of(problems)
@@ -61,7 +62,7 @@ def evaluate_file(
     given = read_solution_file(solution, found, language, name)
     if save_traces:
         # Said before anything is measured.
-        writable_root(loaded)
+        saving.writable_root(loaded)
         saving.check_known(given, loaded)
     progress = Progress(to_stderr())
     evaluation = evaluate(

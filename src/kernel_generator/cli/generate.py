@@ -38,9 +38,10 @@ def generate(
     """Ask for independent solutions of a definition, without evaluating."""
     from kernel_generator.cli.keeping import keep
     from kernel_generator.domain.errors import IncompleteGeneration, ProviderError
-    from kernel_generator.generator import KernelGenerator, writable_root
+    from kernel_generator.generator import KernelGenerator
     from kernel_generator.reporting import figures
     from kernel_generator.reporting.progress import Progress
+    from kernel_generator.runs.saving import writable_root
     from kernel_generator.runs.tracesets import definition_of, load_traceset, workloads_of
 
     loaded, problems = load_traceset(traceset)

@@ -89,11 +89,14 @@ def optimize(
     from kernel_generator.cli.budgets import budget_of, price_of
     from kernel_generator.cli.campaign import Campaign, Job
     from kernel_generator.domain.errors import InvalidInput
-    from kernel_generator.generator import KernelGenerator, check_goal, judge_of, writable_root
+    from kernel_generator.generator import KernelGenerator
     from kernel_generator.reporting.progress import Progress
-    from kernel_generator.runs.goal import Goal
+    from kernel_generator.runs.database import default_path
+    from kernel_generator.runs.defaults import judge_of
+    from kernel_generator.runs.goal import Goal, check_goal
+    from kernel_generator.runs.saving import writable_root
     from kernel_generator.runs.spending import Spending
-    from kernel_generator.runs.store import Store, default_path
+    from kernel_generator.runs.store import Store
 
     check_outputs(as_json, json_events)
     chosen = _chosen(tracesets, definitions)

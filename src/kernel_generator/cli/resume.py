@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from kernel_generator.generator import DevicePool
     from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import Row
-    from kernel_generator.runs.journal import KnownRun, RunSettings
+    from kernel_generator.runs.journal import KnownRun
+    from kernel_generator.runs.settings import RunSettings
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store
 
@@ -146,7 +147,7 @@ class _Means:
 
     def judge(self, settings: RunSettings) -> DevicePool:
         """Who judges a run with these settings."""
-        from kernel_generator.generator import judge_of
+        from kernel_generator.runs.defaults import judge_of
 
         key = settings.target, settings.isolation
         if key not in self.judges:
@@ -157,8 +158,8 @@ class _Means:
 def _part(run: KnownRun, means: _Means) -> Row | Job:
     """A line of the closing table where the run has ended, what has to be done where it has not.
     Raises `InvalidInput` where its trace set or its model is gone, and what saving raises."""
-    from kernel_generator.generator import save_result
     from kernel_generator.reporting.tables import Row
+    from kernel_generator.runs.results import save_result
 
     definition, best = run.settings.definition, run.history.best
     # What another machine saved is not here.
@@ -180,7 +181,7 @@ def _part(run: KnownRun, means: _Means) -> Row | Job:
 def _traceset(run: KnownRun, moved: Path | None) -> TraceSet:
     """Where it was begun, or where that was moved to. Raises `InvalidInput`."""
     from kernel_generator.domain.errors import InvalidInput, TraceSetError
-    from kernel_generator.generator import writable_root
+    from kernel_generator.runs.saving import writable_root
     from kernel_generator.runs.tracesets import definition_of, load_traceset
 
     path = moved or run.settings.traceset

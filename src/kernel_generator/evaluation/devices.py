@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Task
-    from kernel_generator.evaluation.judge import Judge, PlacedJudge, Profile, Session
+    from kernel_generator.evaluation.judge import (
+        Judge,
+        PlacedJudge,
+        PlacedSession,
+        Profile,
+        Session,
+    )
 
 MOST_OPEN = 32
 """Sessions that a place keeps ready, at most: each holds a reference's process and its results."""
@@ -43,8 +49,8 @@ class _Place:
     judge: PlacedJudge
     busy: int = 0
     """Evaluations under way, preparations included."""
-    sessions: OrderedDict[PooledSession, Session] = field(
-        default_factory=OrderedDict["PooledSession", "Session"]
+    sessions: OrderedDict[PooledSession, PlacedSession] = field(
+        default_factory=OrderedDict["PooledSession", "PlacedSession"]
     )
     """Those that are open, the least recently used first."""
     away_until: float = 0.0
@@ -216,9 +222,6 @@ class PooledSession:
                         self._pool.lost(place)
                         if not left:
                             raise
-
-    def rest(self) -> None:
-        """See `Session.rest`. Nothing to do: the pool makes room where a place needs it."""
 
     def check_open(self) -> None:
         """Raises `SandboxError` once it is closed."""

@@ -106,11 +106,6 @@ class Session(Protocol):
         """
         ...
 
-    def rest(self) -> None:
-        """Give back the memory of what can be made again quickly. A session that is being asked
-        keeps it."""
-        ...
-
     def close(self) -> None:
         """Release devices and processes; safe to call from another thread and twice."""
         ...
@@ -131,8 +126,21 @@ class Judge(Protocol):
         ...
 
 
+class PlacedSession(Session, Protocol):
+    """A session on one device."""
+
+    def rest(self) -> None:
+        """Give back the memory of what can be made again quickly. A session that is being asked
+        keeps it."""
+        ...
+
+
 class PlacedJudge(Judge, Protocol):
     """A judge of one device."""
+
+    def open(self, task: Task) -> PlacedSession:
+        """See `Judge.open`."""
+        ...
 
     @property
     def place(self) -> str:

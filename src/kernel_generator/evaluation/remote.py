@@ -47,7 +47,7 @@ class Line(Protocol):
 
 
 class RemoteSession:
-    """See `Session`. The judge is looked for when the session is prepared."""
+    """See `PlacedSession`. The judge is looked for when the session is prepared."""
 
     def __init__(self, connect: Callable[[], Line], place: str, task: Task) -> None:
         """`connect` finds or starts the judge and raises `DeviceLost` where there is none."""
@@ -101,7 +101,7 @@ class RemoteSession:
                 return answer
 
     def rest(self) -> None:
-        """See `Session.rest`. Nothing is given back over there but by closing."""
+        """See `PlacedSession.rest`. Nothing is given back over there but by closing."""
 
     def close(self) -> None:
         """See `Session.close`."""

@@ -30,8 +30,8 @@ from kernel_generator.sandbox.confinement import end_with
 if TYPE_CHECKING:
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.evaluation.judge import Limits, Opened
-    from kernel_generator.evaluation.local import LocalSession
     from kernel_generator.evaluation.orders import Answer, Order
+    from kernel_generator.evaluation.session import LocalSession
 
 _CLOSED = "the judge's session was closed"
 

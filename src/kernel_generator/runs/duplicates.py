@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.version import VERSION
 from kernel_generator.runs.contents import contents
-from kernel_generator.runs.journal import fingerprints
+from kernel_generator.runs.settings import fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kernel_generator.domain.attempt import Attempt
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.evaluation import Evaluation
-    from kernel_generator.runs.journal import History, KnownRun
+    from kernel_generator.runs.history import History
+    from kernel_generator.runs.journal import KnownRun
 
 MARKS = (1.0, 1.2)
 """Speedups over the best baseline that are told with what it took to reach them."""

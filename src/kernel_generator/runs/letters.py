@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kernel_generator.domain.conversation import Message
-    from kernel_generator.runs.journal import History
+    from kernel_generator.runs.history import History
     from kernel_generator.runs.store import Store
 
 _REPLY = re.compile(r"(?P<run>\w+)-r(?P<round>\d+)(?:-s(?P<sample>\d+))?\.reply\.md")

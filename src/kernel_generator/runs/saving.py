@@ -48,7 +48,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
-def check_writable(traceset: TraceSet) -> Path:
+def writable_root(traceset: TraceSet) -> Path:
     """The trace set's root. Raises `TraceSetError` where results could not be saved."""
     if traceset.root is None:
         raise TraceSetError("this trace set has no folder: load one with load_traceset(path)")
@@ -73,7 +73,7 @@ def save_solution(
     already, it is the result of before, and only traces that are missing are added. Raises
     `SaveFailed`, `TraceSetError`.
     """
-    root = check_writable(traceset)
+    root = writable_root(traceset)
     definition = traceset.definitions.get(solution.definition)
     if definition is None:
         raise TraceSetError(f"the trace set at '{root}' has no definition '{solution.definition}'")
@@ -128,7 +128,7 @@ def save_traces(solution: Solution, traceset: TraceSet, evaluation: Evaluation) 
 
     Raises `SaveFailed`, and `InvalidInput` where the trace set has no such solution.
     """
-    root = check_writable(traceset)
+    root = writable_root(traceset)
     check_known(solution, traceset)
     definition = definition_of(traceset, solution.definition)
     traces = traces_of(solution, traceset, evaluation)

@@ -1,46 +1,34 @@
 """The event store: what happened in every run, on disk before anything acts on it.
 
 Guarantees that an event which was appended is there after a crash of the program or the machine,
-whole or not at all, and that several programs may use one store at once. A file that is damaged is
-left as it is.
+whole or not at all, and that several programs may use one store at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
 from filelock import FileLock, Timeout
-from sqlalchemy import bindparam, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from kernel_generator.domain.errors import InvalidInput, RunBusy, StoreError, UnknownName
 from kernel_generator.runs import schema
 from kernel_generator.runs.bundle import Bundle, BundledEvent, text_key
-from kernel_generator.runs.damage import check, damaged
+from kernel_generator.runs.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import Connection, Select
 
-VARIABLE = "KERNEL_GENERATOR_STORE"
-"""The environment variable that says where the store is."""
-_FILE = "runs.db"
-_WAIT_S = 30.0
-"""So long another program's transaction is waited for; one takes milliseconds."""
 _ID = re.compile(r"\w+", re.ASCII)
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
-"""What is set for each connection. FULL: an event outlives the machine's crash too."""
 _KEEP_TEXT = insert_or(schema.texts).on_conflict_do_nothing()
 _KEEP_EVENT = insert(schema.events)
 _LAST_NUMBER = select(func.coalesce(func.max(schema.events.c.number), 0)).where(
@@ -48,7 +36,6 @@ _LAST_NUMBER = select(func.coalesce(func.max(schema.events.c.number), 0)).where(
 )
 _AT_ONCE = 500
 """So many keys are named in one statement."""
-_FULL, _READ_ONLY, _LOCKED = "full", "readonly", "locked"
 
 
 @dataclass(frozen=True)
@@ -74,14 +61,6 @@ class StoredEvent:
     """Keys of those that were left out, by name."""
 
 
-def default_path() -> Path:
-    """Where the store is: `KERNEL_GENERATOR_STORE`, else the platform's folder for data."""
-    named = os.environ.get(VARIABLE, "").strip()
-    if named:
-        return Path(named).expanduser()
-    return Path(platformdirs.user_data_path("kernel-generator")) / _FILE
-
-
 class Store:
     """One file. Safe to use from several threads and programs."""
 
@@ -92,38 +71,26 @@ class Store:
         Raises `StoreError` where it cannot be read or written, is damaged (a copy is made first),
         or was written by a newer version of this program.
         """
-        self.path = (path or default_path()).expanduser().resolve()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"no store of runs can be kept at '{self.path}': {error.strerror}; name another "
-                f"place with --store or {VARIABLE}"
-            ) from error
-        if self.path.is_dir():
-            raise StoreError(f"the store of runs '{self.path}' is a folder: name a file")
-        check(self.path)
-        self._engine = _engine(self.path)
-        with self._transaction() as connection:
-            _migrate(connection, self.path)
+        self._database = Database(path)
+        self.path = self._database.path
 
     # -- runs -----------------------------------------------------------------------------------
 
     def begin(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Note a run before its first event. Raises `StoreError`."""
         row = {"id": run_id, "began": _now(), "settings": json.dumps(settings)}
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(insert(schema.runs).values(row))
 
     def runs(self) -> list[StoredRun]:
         """All runs, oldest first. Raises `StoreError`."""
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             rows = connection.execute(select(schema.runs).order_by(schema.runs.c.began)).all()
         return [StoredRun(row.id, row.began, json.loads(row.settings)) for row in rows]
 
     def find(self, run_id: str) -> StoredRun:
         """The run of that id. Raises `UnknownName` with the closest ones, and `StoreError`."""
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             query = select(schema.runs).where(schema.runs.c.id == run_id)
             row = connection.execute(query).one_or_none()
         if row is None:
@@ -136,7 +103,7 @@ class Store:
         self.find(run_id)
         own: set[str] = set()
         others: set[str] = set()
-        with self.working_on(run_id), self._transaction() as connection:
+        with self.working_on(run_id), self._database.transaction() as connection:
             for row in connection.execute(select(schema.events)):
                 named = json.loads(row.document)["texts"].values()
                 (own if row.run == run_id else others).update(named)
@@ -182,7 +149,7 @@ class Store:
         held = {name: json.dumps(text) for name, text in (texts or {}).items()}
         hashes = {name: text_key(text) for name, text in held.items()}
         rows = [{"sha256": hashes[name], "text": text} for name, text in held.items()]
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             if rows:
                 connection.execute(_KEEP_TEXT, rows)
             row = {
@@ -200,7 +167,7 @@ class Store:
         `StoreError`."""
         on_it = select(schema.events).where(schema.events.c.subject == subject)
         query = on_it.order_by(schema.events.c.at.desc())
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             rows = connection.execute(query).all()
             told = self._told(connection, rows)
         return [(row.run, one) for row, one in zip(rows, told, strict=True)]
@@ -208,12 +175,12 @@ class Store:
     def events(self, run_id: str, only: Container[str] | None = None) -> list[StoredEvent]:
         """What happened in a run, in order, with those large texts whose names are in `only`; None:
         with all. Raises `StoreError`."""
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             return self._told(connection, connection.execute(_events_of(run_id)).all(), only)
 
     def text(self, key: str) -> str:
         """A text that `events` left out. Raises `StoreError`."""
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             return json.loads(self._held(connection, {key})[key])
 
     def _told(
@@ -242,7 +209,7 @@ class Store:
     def bundled(self, run_id: str) -> Bundle:
         """All that is known of a run. Raises `UnknownName`, `StoreError`."""
         run = self.find(run_id)
-        with self._transaction(reads=True) as connection:
+        with self._database.transaction(reads=True) as connection:
             events = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
             keys = {key for event in events for key in event.document["texts"].values()}
             texts = self._held(connection, keys)
@@ -264,7 +231,7 @@ class Store:
         run_id = bundle.run_id
         settings = {"settings": json.dumps(bundle.settings)}
         here = schema.runs.c.id == run_id
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             row = connection.execute(select(schema.runs).where(here)).one_or_none()
             known = [_bundled(row) for row in connection.execute(_events_of(run_id)).all()]
             shared = min(len(known), len(bundle.events))
@@ -308,76 +275,9 @@ class Store:
                 )
         return found
 
-    # -- the database ---------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _transaction(self, reads: bool = False) -> Generator[Connection]:
-        try:
-            connected = self._engine.connect().execution_options(reads=reads)
-            with connected as connection, connection.begin():
-                yield connection
-        except IntegrityError as error:
-            raise StoreError(f"'{self.path}' has no such run, or has it already") from error
-        except OperationalError as error:
-            raise StoreError(self._trouble(str(error.orig))) from error
-        except DatabaseError as error:
-            raise StoreError(damaged(self.path, str(error.orig))) from error
-
-    def _trouble(self, reason: str) -> str:
-        at = f"the store of runs '{self.path}'"
-        if _LOCKED in reason:
-            return f"{at} has been locked by another program for {_WAIT_S:g} s: try again"
-        if _FULL in reason:
-            return f"{at} cannot grow, the disk is full: free some space, then resume the run"
-        if _READ_ONLY in reason:
-            return f"{at} is read-only: name another place with --store or {VARIABLE}"
-        return f"{at} cannot be used: {reason}; name another place with --store or {VARIABLE}"
-
     def close(self) -> None:
         """Let go of the file. Safe to call twice."""
-        self._engine.dispose()
-
-
-def _engine(path: Path) -> Engine:
-    address = URL.create("sqlite+pysqlite", database=str(path))
-    engine = create_engine(address, connect_args={"timeout": _WAIT_S})
-
-    def connected(connection: Any, _: object) -> None:
-        # SQLAlchemy begins transactions, not the driver.
-        connection.isolation_level = None
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    def begun(connection: Connection) -> None:
-        # What is to write begins so: two that had both begun to read could not both go on to write.
-        reads = connection.get_execution_options().get("reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun)
-    return engine
-
-
-def _migrate(connection: Connection, path: Path) -> None:
-    tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
-    version = 0
-    if "about" in tables:
-        query = select(schema.about.c.value).where(schema.about.c.name == "version")
-        version = int(connection.execute(query).scalar_one())
-    elif tables:
-        raise StoreError(f"'{path}' is a database, but no store of runs: name another file")
-    if version > schema.VERSION:
-        raise StoreError(
-            f"the store of runs '{path}' was written by a newer kernel-generator (version "
-            f"{version}, this one reads up to {schema.VERSION}): upgrade, or name another store"
-        )
-    for step in schema.MIGRATIONS[version:]:
-        step(connection)
-    if version == 0:
-        connection.execute(insert(schema.about).values(name="version", value=str(schema.VERSION)))
-    elif version < schema.VERSION:
-        here = schema.about.c.name == "version"
-        connection.execute(update(schema.about).where(here).values(value=str(schema.VERSION)))
+        self._database.close()
 
 
 def _events_of(run_id: str) -> Select[Any]:
