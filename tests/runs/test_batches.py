@@ -24,7 +24,7 @@ from kernel_generator.domain.events import Notice, Replied
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.generator import make_task
-from kernel_generator.models.batch import BatchDesk
+from kernel_generator.models.batch_openai import OpenAIDesk
 from kernel_generator.models.offline import BatchedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.batches import MAX_TRIES, submit_waiting, take_in
@@ -100,8 +100,8 @@ class Office:
         return found[0] if found else None
 
     @property
-    def _desk(self) -> BatchDesk:
-        return BatchDesk(at(self.server.base_url), HURRY)
+    def _desk(self) -> OpenAIDesk:
+        return OpenAIDesk(at(self.server.base_url), HURRY)
 
 
 @pytest.fixture
