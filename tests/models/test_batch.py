@@ -19,18 +19,13 @@ from kernel_generator.models.credentials import resolve
 from kernel_generator.models.open_model import open_batches
 from kernel_generator.models.price import cost_usd
 from tests.loopback import LoopbackServer, says
-from tests.loopback_batch import (
-    BatchServer,
-    Line,
-    answered,
-    rejected,
-    replied,
-    too_late,
-)
+from tests.loopback_batch import BatchServer, answered, rejected, replied, too_late
 from tests.models.asking import HURRY, a_request, ask, at, model_at
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    from tests.loopback_host import Line
 
 every_dialect = pytest.mark.parametrize("dialect", ["chat", "responses"])
 CHAT = {"custom_id": "one", "url": "/v1/chat/completions"}

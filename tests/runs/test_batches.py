@@ -34,7 +34,7 @@ from kernel_generator.runs.journal import Journal, RunSettings, known_run
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.search.refine import Refine
-from tests.loopback_batch import BatchServer, Line, answered, rejected, too_late
+from tests.loopback_batch import BatchServer, answered, rejected, too_late
 from tests.models.asking import HURRY, a_request, at
 from tests.runs.sets import RIGHT, a_traceset, an_evaluation
 from tests.runs.test_journal import Recorded
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.events import Event
     from kernel_generator.domain.task import Task
+    from tests.loopback_host import Line
 
 FIRST = Proposal(Purpose.DRAFT, 1)
 SETTINGS = RunSettings(

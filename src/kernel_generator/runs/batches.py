@@ -203,7 +203,10 @@ class _Taking:
         key, count = submission.key, len(submission.requests)
         if submission.batch_id:
             return await self._desk.look_up(submission.batch_id)
-        others = _batches_noted(self._store)
+        noted = _batches_noted(self._store)
+        if key in noted:
+            return await self._desk.look_up(noted[key])
+        others = frozenset(noted.values())
         batch = await self._desk.find(Sought(key, submission.since, count, others))
         if isinstance(batch, Unclear):
             self._tell(
@@ -279,14 +282,14 @@ def _noted(events: Sequence[StoredEvent], custom_id: str) -> tuple[Submission | 
     return submission, tries
 
 
-def _batches_noted(store: Store) -> frozenset[str]:
-    """The ids of all batches that any run of a store was noted to be in."""
-    return frozenset(
-        event.document["batch"]
+def _batches_noted(store: Store) -> dict[str, str]:
+    """The ids of all batches that any run of a store was noted to be in, by their keys."""
+    return {
+        event.document["key"]: event.document["batch"]
         for run in store.runs()
         for event in store.events(run.run_id, only=())
         if event.kind == "submitted"
-    )
+    }
 
 
 @contextlib.contextmanager
