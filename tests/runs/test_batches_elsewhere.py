@@ -1,4 +1,4 @@
-"""At Anthropic a batch is known by its results alone: what happens until it has any.
+"""Batches at Anthropic, which are known by their results alone, and at Google.
 
 The server is an imitation on this machine; the journals are made by hand, and nothing is judged.
 """
@@ -6,16 +6,19 @@ The server is an imitation on this machine; the journals are made by hand, and n
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kernel_generator.domain.errors import ProviderUnavailable, StoreError
+from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable, StoreError
 from kernel_generator.models.batch_anthropic import AnthropicDesk
+from kernel_generator.models.batch_gemini import GeminiDesk
 from kernel_generator.models.credentials import resolve
 from kernel_generator.runs.batches import submit_waiting, take_in
 from kernel_generator.runs.store import Store
+from tests import loopback_batch_gemini as gemini
 from tests.loopback_batch_anthropic import EXPIRED, AnthropicServer, errs, says
+from tests.loopback_batch_gemini import GeminiServer
 from tests.models.asking import HURRY, directory_at
 from tests.runs.test_batches import Dies, Office
 
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class Branch(Office):
-    """An office whose provider is Anthropic."""
+    """An office at another provider than OpenAI."""
 
-    server: AnthropicServer  # type: ignore[assignment]
+    server: Any
 
     def submit(self, runs: list[str]) -> str | None:
         spending, told = self.spending, self.events.append
@@ -43,17 +46,29 @@ class Branch(Office):
         return self.told
 
     @property
-    def _there(self) -> AnthropicDesk:
-        directory = directory_at(anthropic=self.server.base_url)
-        endpoint = resolve("claude-x", api_key="k-4711", environment={}, directory=directory)
-        return AnthropicDesk(endpoint, HURRY)
+    def _there(self) -> AnthropicDesk | GeminiDesk:
+        if isinstance(self.server, AnthropicServer):
+            directory = directory_at(anthropic=self.server.base_url)
+            endpoint = resolve("claude-x", api_key="k-4711", environment={}, directory=directory)
+            return AnthropicDesk(endpoint, HURRY)
+        directory = directory_at(gemini=self.server.base_url)
+        endpoint = resolve("gemini-3-x", api_key="k-4711", environment={}, directory=directory)
+        return GeminiDesk(endpoint, HURRY)
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Generator[Branch]:
     store = Store(tmp_path / "runs.db")
     with AnthropicServer() as server:
-        yield Branch(store, server)  # type: ignore[arg-type]
+        yield Branch(store, server)
+    store.close()
+
+
+@pytest.fixture
+def at_google(tmp_path: Path) -> Generator[Branch]:
+    store = Store(tmp_path / "runs.db")
+    with GeminiServer() as server:
+        yield Branch(store, server)
     store.close()
 
 
@@ -112,7 +127,7 @@ def test_what_was_never_handed_in_goes_out_once_nothing_may_be_it(office: Branch
     doomed = Dies(office.store.path, "submitted", 0)
     office.server.refusal = 500
     with pytest.raises(ProviderUnavailable):
-        Branch(doomed, office.server).submit(runs)  # type: ignore[arg-type]
+        Branch(doomed, office.server).submit(runs)
     doomed.close()
     office.server.refusal = None
     assert office.submit(runs) == "msgbatch_3", "it was not even tried"
@@ -121,7 +136,7 @@ def test_what_was_never_handed_in_goes_out_once_nothing_may_be_it(office: Branch
     store = Dies(office.store.path, "submitted", 0)
     office.server.loses = 0
     with pytest.raises((StoreError, ProviderUnavailable)):
-        Branch(store, office.server).submit(runs)  # type: ignore[arg-type]
+        Branch(store, office.server).submit(runs)
     store.close()
     del office.server.batches["msgbatch_4"]  # as if it had never arrived
     told = office.take_in(runs)
@@ -140,7 +155,7 @@ def test_a_kill_between_any_two_notes_neither_loses_nor_pays_twice(
     runs = office.begin(3)
     doomed = Dies(office.store.path, before, after)
     with pytest.raises(StoreError):
-        Branch(doomed, office.server).submit(runs)  # type: ignore[arg-type]
+        Branch(doomed, office.server).submit(runs)
     doomed.close()
     office.take_in(runs)
     office.submit(runs)
@@ -157,7 +172,7 @@ def test_a_run_that_lacks_the_note_takes_the_batch_that_another_has_noted(
     first, second = runs = office.begin(2)
     doomed = Dies(office.store.path, "submitted", 1)
     with pytest.raises(StoreError):
-        Branch(doomed, office.server).submit(runs)  # type: ignore[arg-type]
+        Branch(doomed, office.server).submit(runs)
     doomed.close()
     assert "batch msgbatch_1 is in_progress" in office.take_in([second])
     office.server.end(lambda _: says("text"))
@@ -165,3 +180,49 @@ def test_a_run_that_lacks_the_note_takes_the_batch_that_another_has_noted(
     office.take_in([second])
     assert office.reply(second) is not None
     assert len(office.server.batches) == 1
+
+
+def test_a_batch_that_is_unknown_is_told_and_nothing_is_handed_in_instead(office: Branch) -> None:
+    runs = office.begin()
+    office.submit(runs)
+    office.server.batches.clear()
+    with pytest.raises(ProviderRefused, match="knows no batch msgbatch_1"):
+        office.take_in(runs)
+    assert office.submit(runs) is None
+
+
+def test_a_batch_of_googles_that_failed_in_part_gives_what_it_has(at_google: Branch) -> None:
+    runs = first, second = at_google.begin(2)
+    assert at_google.submit(runs) == "batches/1"
+    at_google.server.end(
+        lambda one: gemini.says("text") if one["key"].startswith(first) else gemini.errs("odd"),
+        b'{"key": "half',
+    )
+    told = at_google.take_in(runs)
+    assert "batch batches/1 is succeeded: 1 of 2 replies taken" in told
+    assert f"run {second}, round 1: batch batches/1 gave no answer, try 1 of 3: " in told
+    assert at_google.reply(first) is not None
+    assert at_google.submit(runs) == "batches/2"
+    assert len(at_google.server.requests()) == 1
+
+
+def test_a_batch_of_googles_that_expired_is_handed_in_again(at_google: Branch) -> None:
+    runs = at_google.begin(2)
+    at_google.submit(runs)
+    at_google.server.fail("EXPIRED", "it was pending for more than 48 hours", 4)
+    told = at_google.take_in(runs)
+    assert "batch batches/1 is expired: 0 of 2 replies taken; it was pending for more" in told
+    assert at_google.submit(runs) == "batches/2"
+    assert len(at_google.server.requests()) == 2
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_kill_at_google_neither_loses_nor_pays_twice(at_google: Branch, after: int) -> None:
+    runs = at_google.begin(2)
+    doomed = Dies(at_google.store.path, "submitted", after)
+    with pytest.raises(StoreError):
+        Branch(doomed, at_google.server).submit(runs)
+    doomed.close()
+    assert "batch batches/1 is pending" in at_google.take_in(runs)
+    assert at_google.submit(runs) is None
+    assert len(at_google.server.batches) == 1
