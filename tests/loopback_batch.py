@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import email
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from tests.loopback import REPORTED_MODEL
+from tests.loopback_host import Given, Host, document
 from tests.loopback_wire import Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Line: TypeAlias = dict[str, Any]
-"""A line of a file of requests or of results."""
+    from tests.loopback_host import Asked, Line
 
 
 def answered(request: Line, text: str, *, finish: str = "stop", refusal: str = "") -> Line:
@@ -47,60 +45,17 @@ def too_late(request: Line) -> Line:
     return {"id": "b", "custom_id": request["custom_id"], "response": None, "error": error}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+class BatchServer(Host):
+    """Files and batches at `base_url`."""
 
-    def do_GET(self) -> None:
-        self.server.owner.serve(self, b"")
-
-    def do_POST(self) -> None:
-        self.server.owner.serve(self, self.rfile.read(int(self.headers["Content-Length"])))
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are recorded, not logged."""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, owner: BatchServer) -> None:
-        self.owner = owner
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-
-class BatchServer:
-    """Files and batches at `base_url`; use as a context manager."""
+    key_header, key_prefix = "Authorization", "Bearer "
+    root = "/v1/"
 
     def __init__(self) -> None:
+        super().__init__()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, Line] = {}
         """By id, the oldest first."""
-        self.asked: list[str] = []
-        """'GET /v1/batches' and so on, without what follows a '?'."""
-        self.keys: set[str] = set()
-        self.refusal: int | None = None
-        """A status that everything is answered with, if any."""
-        self.is_a_web_page = False
-        """Whether it is no API at all."""
-        self.loses: int | None = None
-        """How the making of a batch ends, though it was made: a status, 0 for no answer at all."""
-        self._server = _Server(self)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> BatchServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def base_url(self) -> str:
-        """What an OpenAI client takes."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1/"
 
     def requests(self, batch_id: str | None = None) -> list[Line]:
         """The lines that were handed in with a batch; with the last one unless told otherwise."""
@@ -133,37 +88,23 @@ class BatchServer:
         batch["errors"] = {"object": "list", "data": [{"code": "planted", "message": message}]}
         batch["status"] = "failed"
 
-    def serve(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    def answer(self, asked: Asked) -> Given | None:
         """Answer one request."""
-        path = handler.path.partition("?")[0]
-        self.asked.append(f"{handler.command} {path}")
-        self.keys.add(handler.headers.get("Authorization", "").removeprefix("Bearer "))
-        if self.refusal is not None:
-            error = {"message": f"no, {handler.headers['Authorization']}", "code": None}
-            return _send(handler, self.refusal, json.dumps({"error": error}).encode())
-        if self.is_a_web_page:
-            return _send(handler, 200, b"<!doctype html><p>Welcome!</p>", "text/html")
-        match path.removeprefix("/v1/").split("/"):
+        match asked.path.removeprefix(self.root).split("/"):
             case ["files"]:
-                name = self._keep(_uploaded(handler.headers["Content-Type"], body))
-                found: object = {"id": name, "object": "file", "purpose": "batch"}
+                name = self._keep(_uploaded(asked.headers["Content-Type"], asked.body))
+                return document({"id": name, "object": "file", "purpose": "batch"})
             case ["files", name, "content"] if name in self.files:
-                return _send(handler, 200, self.files[name])
-            case ["batches"] if handler.command == "POST":
-                found = self._make(json.loads(body))
-                if self.loses is not None:
-                    return _send(handler, self.loses, b"{}") if self.loses else None
+                return Given(200, self.files[name])
+            case ["batches"] if asked.method == "POST":
+                return self.lost(document(self._make(json.loads(asked.body))))
             case ["batches"]:
-                found = {
-                    "object": "list",
-                    "data": list(reversed(self.batches.values())),
-                    "has_more": False,
-                }
+                found = list(reversed(self.batches.values()))
+                return document({"object": "list", "data": found, "has_more": False})
             case ["batches", name] if name in self.batches:
-                found = self.batches[name]
+                return document(self.batches[name])
             case _:
-                return _send(handler, 404, b'{"error": {"message": "not found"}}')
-        return _send(handler, 200, json.dumps(found).encode())
+                return None
 
     def _make(self, wanted: Line) -> Line:
         name = f"batch_{len(self.batches) + 1}"
@@ -189,13 +130,3 @@ def _uploaded(kind: str, body: bytes) -> bytes:
     [content] = [p.get_payload(decode=True) for p in parts if p.get_filename()]
     assert isinstance(content, bytes)
     return content
-
-
-def _send(
-    handler: BaseHTTPRequestHandler, status: int, data: bytes, kind: str = "application/json"
-) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data)

@@ -90,9 +90,8 @@ def test_an_endpoint_that_takes_no_batches_is_told_before_anything_is_stored(
     [
         (["--model", "offline"], "'offline' is not asked in batches: leave --batch out"),
         (["--model", "builtin:compiler"], "'builtin:compiler' is not asked in batches"),
-        (["--model", "claude-opus-4-1"], "api.anthropic.com, whose batches are not those of"),
     ],
-    ids=["offline", "embedded", "anthropic"],
+    ids=["offline", "embedded"],
 )
 def test_a_model_without_batches_is_told(
     shell: Shell, own_store: Path, arguments: list[str], says_what: str

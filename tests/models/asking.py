@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashinfer_bench import Definition
@@ -12,7 +13,7 @@ from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import find_target
 from kernel_generator.domain.task import Brief, Toolchain
 from kernel_generator.models.credentials import Endpoint, resolve
-from kernel_generator.models.directory import DIRECTORY, Directory, Provider
+from kernel_generator.models.directory import DIRECTORY, Directory
 from kernel_generator.models.endpoint_model import EndpointModel
 from kernel_generator.models.protocol import Patience
 
@@ -102,7 +103,7 @@ def directory_at(**urls: str) -> Directory:
     """The real table with some providers' hosts replaced."""
     return Directory(
         providers=tuple(
-            Provider(p.name, urls[p.name], p.key_variables, p.key_prefixes) if p.name in urls else p
+            replace(p, base_url=urls[p.name], regional_hosts=()) if p.name in urls else p
             for p in DIRECTORY.providers
         ),
         families=DIRECTORY.families,

@@ -63,3 +63,13 @@ def test_every_key_variable_is_one_that_the_settings_read() -> None:
     for provider in DIRECTORY.providers:
         for variable in provider.key_variables:
             assert variable.lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize(
+    ("provider", "api"), [("openai", "openai"), ("anthropic", "anthropic"), ("gemini", "gemini")]
+)
+def test_a_provider_says_how_it_is_asked_in_batches_and_for_what_share(
+    provider: str, api: str
+) -> None:
+    found = DIRECTORY.provider(provider)
+    assert (found.batch_api, found.batch_share) == (api, 0.5)

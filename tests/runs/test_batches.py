@@ -23,7 +23,7 @@ from kernel_generator.domain.errors import (
 from kernel_generator.domain.events import Notice, Replied
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
-from kernel_generator.models.batch import BatchDesk
+from kernel_generator.models.batch_openai import OpenAIDesk
 from kernel_generator.models.offline import BatchedModel
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.batches import MAX_TRIES, submit_waiting, take_in
@@ -35,7 +35,7 @@ from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
 from kernel_generator.search.refine import Refine
-from tests.loopback_batch import BatchServer, Line, answered, rejected, too_late
+from tests.loopback_batch import BatchServer, answered, rejected, too_late
 from tests.models.asking import HURRY, a_request, at
 from tests.runs.sets import RIGHT, a_traceset, an_evaluation
 from tests.runs.test_journal import Recorded
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.events import Event
     from kernel_generator.domain.task import Task
+    from tests.loopback_host import Line
 
 FIRST = Proposal(Purpose.DRAFT, 1)
 SETTINGS = RunSettings(
@@ -101,8 +102,8 @@ class Office:
         return found[0] if found else None
 
     @property
-    def _desk(self) -> BatchDesk:
-        return BatchDesk(at(self.server.base_url), HURRY)
+    def _desk(self) -> OpenAIDesk:
+        return OpenAIDesk(at(self.server.base_url), HURRY)
 
 
 @pytest.fixture

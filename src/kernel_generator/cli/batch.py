@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.errors import KernelGeneratorError
     from kernel_generator.domain.events import Observer
     from kernel_generator.reporting.progress import Progress
-    from kernel_generator.runs.journal import RunSettings
+    from kernel_generator.runs.settings import RunSettings
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store
 

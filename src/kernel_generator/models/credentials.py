@@ -23,7 +23,13 @@ from kernel_generator.models.settings import read_settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kernel_generator.models.directory import Dialect, Directory, Family, Provider
+    from kernel_generator.models.directory import (
+        BatchApi,
+        Dialect,
+        Directory,
+        Family,
+        Provider,
+    )
     from kernel_generator.models.settings import Settings
 
 MISSING_KEY = (
@@ -50,8 +56,12 @@ class Endpoint:
     """False where `reasoning_effort` is known to be rejected or ignored."""
     thinks_silently: bool = False
     """True where minutes may pass without a byte while the model reasons."""
+    batch_api: BatchApi | None = "openai"
+    """See `Provider`; OpenAI's at an endpoint that is nobody's, if any."""
     batch_share: float | None = None
     """See `Provider`; None at an endpoint that is nobody's too."""
+    batch_cached_share: float | None = None
+    """See `Provider`."""
 
     @property
     def origin(self) -> Origin:
@@ -104,7 +114,9 @@ def resolve(
         key_source=source,
         takes_effort=family.takes_effort if family is not None and at_home else True,
         thinks_silently=named is not None and named.thinks_silently,
+        batch_api=place.owner.batch_api if place.owner else "openai",
         batch_share=place.owner.batch_share if place.owner else None,
+        batch_cached_share=place.owner.batch_cached_share if place.owner else None,
     )
 
 

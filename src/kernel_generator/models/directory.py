@@ -16,6 +16,9 @@ Dialect = Literal["chat", "responses"]
 
 DIALECTS: tuple[Dialect, ...] = ("chat", "responses")
 
+BatchApi = Literal["openai", "anthropic", "gemini"]
+"""OpenAI's Batch API, Anthropic's Message Batches, or Google's `batchGenerateContent`."""
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -29,9 +32,12 @@ class Provider:
     """How keys begin that cannot be anybody else's."""
     regional_hosts: tuple[str, ...] = ()
     """Further hosts of the same provider."""
+    batch_api: BatchApi | None = None
+    """How it is asked in batches; None where it has no API for that which this package speaks."""
     batch_share: float | None = None
-    """What a reply of a batch costs, as a share of the price; None where the endpoint has no Batch
-    API that this package speaks."""
+    """What a reply of a batch costs, as a share of the price."""
+    batch_cached_share: float | None = None
+    """The same of its cached tokens; None where it is no other."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -94,6 +100,7 @@ DIRECTORY = Directory(
             key_prefixes=("sk-proj-", "sk-svcacct-"),
             regional_hosts=("us.api.openai.com", "eu.api.openai.com"),
             # https://platform.openai.com/docs/guides/batch
+            batch_api="openai",
             batch_share=0.5,
         ),
         Provider(
@@ -101,12 +108,19 @@ DIRECTORY = Directory(
             "https://api.anthropic.com/v1/",
             ("ANTHROPIC_API_KEY",),
             key_prefixes=("sk-ant-",),
+            # https://platform.claude.com/docs/en/build-with-claude/batch-processing
+            batch_api="anthropic",
+            batch_share=0.5,
         ),
         Provider(
             "gemini",
             "https://generativelanguage.googleapis.com/v1beta/openai/",
             ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
             key_prefixes=("AIza",),
+            # https://ai.google.dev/gemini-api/docs/batch-api
+            batch_api="gemini",
+            batch_share=0.5,
+            batch_cached_share=1.0,
         ),
     ),
     families=(

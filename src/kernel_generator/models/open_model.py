@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.errors import InvalidInput, UnknownName
-from kernel_generator.models.batch import BatchDesk
+from kernel_generator.models.batch_anthropic import AnthropicDesk
+from kernel_generator.models.batch_gemini import GeminiDesk
+from kernel_generator.models.batch_openai import OpenAIDesk
 from kernel_generator.models.builtin import BUILTIN_COMPILER, BuiltinCompiler
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.directory import DIRECTORY
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from kernel_generator.models.batch import BatchDesk
     from kernel_generator.models.credentials import Endpoint
     from kernel_generator.models.directory import Directory
     from kernel_generator.models.protocol import LanguageModel
@@ -92,13 +95,25 @@ def open_batches(
     endpoint = resolve(
         name, base_url=base_url, dialect=dialect, environment=environment, directory=directory
     )
-    if endpoint.provider is not None and endpoint.batch_share is None:
-        raise InvalidInput(
-            f"model '{name}' is asked at {endpoint.origin.host}, whose batches are not those of "
-            "OpenAI's Batch API: leave --batch out"
-        )
-    _check_effort(endpoint, reasoning_effort)
-    return BatchDesk(endpoint)
+    match endpoint.batch_api:
+        case "openai":
+            # The others say themselves what they take, which is not what is taken elsewhere.
+            _check_effort(endpoint, reasoning_effort)
+            return OpenAIDesk(endpoint)
+        case None:
+            raise InvalidInput(
+                f"model '{name}' is asked at {endpoint.origin.host}, which takes no batches that "
+                "are known here: leave --batch out"
+            )
+        case "anthropic" | "gemini" if dialect is not None:
+            raise InvalidInput(
+                f"batches at {endpoint.origin.host} are in a dialect of their own: leave "
+                "--dialect out"
+            )
+        case "anthropic":
+            return AnthropicDesk(endpoint)
+        case "gemini":
+            return GeminiDesk(endpoint)
 
 
 def _check_effort(endpoint: Endpoint, effort: str | None) -> None:

@@ -7,12 +7,13 @@ allow-list just before it is sent, and redirects are answers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx2
 from openai import AsyncOpenAI
 
-from kernel_generator.models.address import is_local
+from kernel_generator.models.address import Origin, is_local
 from kernel_generator.models.limits import limits_rate, reset_s
 
 if TYPE_CHECKING:
@@ -36,8 +37,29 @@ _HEADERS = {
 _OPENAI_HEADERS = {"openai-organization", "openai-project"}
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How an API is shown the key, and what else it is sent."""
+
+    key_header: str = "Authorization"
+    key_prefix: str = "Bearer "
+    headers: tuple[tuple[str, str], ...] = ()
+    """Sent along with every request."""
+    allowed: tuple[str, ...] = ()
+    """How headers begin that may be sent as well."""
+
+
+BEARER = Manner()
+"""OpenAI's, and that of whoever speaks its API."""
+
+
 def open_client(
-    endpoint: Endpoint, patience: Patience, pace: Pace | None, *, stream: bool
+    endpoint: Endpoint,
+    patience: Patience,
+    pace: Pace | None,
+    *,
+    stream: bool,
+    manner: Manner = BEARER,
 ) -> AsyncOpenAI:
     """A client that retries by itself what fails before an answer has begun; with a `pace` but for
     rate limits, which it hands out at once, for everybody to wait."""
@@ -58,7 +80,7 @@ def open_client(
         verify=endpoint.origin.scheme == "https" or not local,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         event_hooks={
-            "request": [_only_ours(endpoint)],
+            "request": [_only_ours(endpoint, manner)],
             "response": [] if pace is None else [_heeding(pace)],
         },
     )
@@ -73,14 +95,18 @@ def open_client(
     )
 
 
-def _only_ours(endpoint: Endpoint) -> Callable[[httpx2.Request], Awaitable[None]]:
-    allowed = _HEADERS | (_OPENAI_HEADERS if endpoint.provider == "openai" else set[str]())
+def _only_ours(endpoint: Endpoint, manner: Manner) -> Callable[[httpx2.Request], Awaitable[None]]:
+    names = _HEADERS | (_OPENAI_HEADERS if endpoint.provider == "openai" else set[str]())
+    beginnings = ("x-stainless-", *manner.allowed)
+    key = manner.key_prefix + endpoint.api_key.get_secret_value()
 
     async def keep(request: httpx2.Request) -> None:
         for name in list(request.headers):
-            if name.lower() not in allowed and not name.lower().startswith("x-stainless-"):
+            if name.lower() not in names and not name.lower().startswith(beginnings):
                 del request.headers[name]
-        request.headers["Authorization"] = f"Bearer {endpoint.api_key.get_secret_value()}"
+        request.headers.update(manner.headers)
+        if Origin.of(str(request.url)) == endpoint.origin:
+            request.headers[manner.key_header] = key
 
     return keep
 

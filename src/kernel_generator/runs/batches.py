@@ -3,7 +3,8 @@ came back.
 
 A submission is noted in every run that it is of before it is made, under a key that the batch
 carries, and with the batch's id afterwards: a batch whose id nobody noted is found by its key, and
-no request is in two batches that may both answer it.
+no request is in two batches that may both answer it. Where a provider does not tell yet whether a
+batch is the one, the requests wait until it does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from kernel_generator.domain.conversation import Finish, Reply, Sampling
 from kernel_generator.domain.errors import BudgetSpent, RunBusy
 from kernel_generator.domain.events import Notice, Replied
-from kernel_generator.models.batch import Answered, BatchRequest, Unanswered
+from kernel_generator.models.batch import Answered, BatchRequest, Sought, Unanswered, Unclear
 from kernel_generator.models.open_model import open_batches
 from kernel_generator.runs.journal import Journal, read_run
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.events import Observer
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.models.batch import Batch, BatchDesk, Result
-    from kernel_generator.runs.journal import RunSettings
+    from kernel_generator.runs.settings import RunSettings
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store, StoredEvent
 
@@ -80,7 +81,7 @@ async def check_batches(
     """Raises `InvalidInput` where a model cannot be asked in batches, and `ProviderError` where its
     provider says no."""
     desk = open_batches(model, base_url=base_url, dialect=dialect, reasoning_effort=effort)
-    await desk.check()
+    await desk.check(Sampling(effort))
 
 
 def waiting_of(store: Store, run_id: str) -> list[Waiting]:
@@ -120,12 +121,13 @@ async def submit_waiting(
             BatchRequest(w.custom_id, w.messages, Sampling(w.settings.reasoning_effort))
             for w in chosen
         ]
-        file_id, key = await desk.upload(requests), secrets.token_hex(16)
+        key = secrets.token_hex(16)
+        draft = await desk.prepare(requests, key)
         runs = list(dict.fromkeys(w.run_id for w in chosen))
         for run_id in runs:
             ids = [request.custom_id for request in requests]
             store.append(run_id, "submitting", {"key": key, "requests": ids})
-        batch = await desk.create(file_id, key)
+        batch = await desk.create(draft)
         for run_id in runs:
             store.append(run_id, "submitted", {"key": key, "batch": batch.batch_id})
         count = _count(len(chosen), "request")
@@ -195,11 +197,23 @@ class _Taking:
                 self._fail(waiting, batch, reason or f"it is {batch.status} without a result")
 
     async def _found(self) -> Batch | None:
-        """The batch as it is now; None where it was never made, which is noted."""
-        key, batch_id = self._submission.key, self._submission.batch_id
-        if batch_id:
-            return await self._desk.look_up(batch_id)
-        batch = await self._desk.find(key, self._submission.since)
+        """The batch as it is now; None where it was never made, which is noted, and where nobody
+        can tell yet."""
+        submission = self._submission
+        key, count = submission.key, len(submission.requests)
+        if submission.batch_id:
+            return await self._desk.look_up(submission.batch_id)
+        noted = _batches_noted(self._store)
+        if key in noted:
+            return await self._desk.look_up(noted[key])
+        others = frozenset(noted.values())
+        batch = await self._desk.find(Sought(key, submission.since, count, others))
+        if isinstance(batch, Unclear):
+            self._tell(
+                f"whether a batch of {_count(count, 'request')} was made cannot be told before "
+                f"{' and '.join(batch.batch_ids)} ended, which may be it: they wait until then"
+            )
+            return None
         for run_id in dict.fromkeys(w.run_id for w in self._those):
             if batch is None:
                 self._store.append(run_id, "never submitted", {"key": key})
@@ -266,6 +280,16 @@ def _noted(events: Sequence[StoredEvent], custom_id: str) -> tuple[Submission | 
             case _:
                 pass
     return submission, tries
+
+
+def _batches_noted(store: Store) -> dict[str, str]:
+    """The ids of all batches that any run of a store was noted to be in, by their keys."""
+    return {
+        event.document["key"]: event.document["batch"]
+        for run in store.runs()
+        for event in store.events(run.run_id, only=())
+        if event.kind == "submitted"
+    }
 
 
 @contextlib.contextmanager
