@@ -157,7 +157,8 @@ def work(place: Place) -> None:
     def answer(request: Request) -> str:
         place.note(f"asked {request.proposal.round}")
         time.sleep(random.uniform(1, 2) * _OF_A_STEP_S)
-        return f"{RIGHT}\n<!-- {request.proposal.round} -->\n"
+        # Another source each time: the same one would be judged once.
+        return RIGHT.replace("return", f"# {request.proposal.round}\n    return")
 
     journal = Journal(RUN, store)
     judge: Judge = LocalJudge() if place.real else Recorded(place)
