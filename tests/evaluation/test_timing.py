@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -175,16 +175,16 @@ def on_gpu(name: str, worker: Simulated, *, trusted: bool = True, sets: int = 8)
 
 
 def timed(
-    *parties: Party, plan: TimingPlan = PLAN, rounds: Quiet | None = None
+    *parties: Party, plan: TimingPlan = PLAN, rounds: Quiet | None = None, streams: bool = True
 ) -> dict[str, Series]:
     around = rounds or Quiet()
     clock = Clock(Trains(parties[-1], plan, around))
     ahead = Ahead(parties[0], clock.trains)
     found = time_together(list(parties), clock, ahead)
     assert around.concluded
-    check_claims(parties[0], written_bytes=0, clock=clock, ahead=ahead)
+    more_s = check_claims(parties[0], 0, clock, ahead, streams=streams)
     assert around.concluded
-    return found
+    return {**found, parties[0].name: found[parties[0].name].later(more_s)}
 
 
 class TestOnAGpu:
@@ -232,7 +232,98 @@ class TestOnAGpu:
         assert found.per_call_s.tolist() == pytest.approx([20e-6] * len(found.per_call_s))
 
 
+@dataclass
+class Swaps(Simulated):
+    """Of its two blocks a round it claims the more of the first, the less it does of the second."""
+
+    blocks: int = 0
+    calls: int = 0
+
+    def train_gated(self, arena: Block, order: TrainOrder, *others: Any) -> Answer:
+        done = super().train_gated(arena, order, *others)
+        if order.mode is not Train.GATED:
+            return done
+        self.blocks, self.calls = self.blocks + 1, self.calls or order.count
+        if self.blocks == 1 or order.count != self.calls:
+            return done
+        share = 1.8 if self.blocks % 2 == 0 else 0.2
+        return replace(done, device_ns=done.device_ns * share)
+
+
+@dataclass
+class SlowAtFirst(Simulated):
+    """Takes its time in the first trains, so that a block is one call."""
+
+    slow: int = 2
+    answers_in: float = TRIP_S
+
+    def train(self, *order: Any) -> Answer:
+        done = super().train(*order)
+        self.slow -= 1
+        return replace(done, wall_s=0.012 if self.slow >= 0 else done.wall_s - self.saved_s)
+
+    @property
+    def saved_s(self) -> float:
+        return TRIP_S - self.answers_in
+
+
+@dataclass
+class LeavesDirty(Simulated):
+    """Writes to memory of its own, which is written back while the cache is flushed."""
+
+    late_s: float = 0.0
+
+    def train_gated(self, arena: Block, order: TrainOrder, *others: Any) -> Answer:
+        done = super().train_gated(arena, order, *others)
+        late_s = self.late_s * order.count if order.mode is Train.GATED else 0.0
+        return replace(done, wall_s=done.wall_s + late_s)
+
+
+class TestClaims:
+    PLAN = TimingPlan(min_blocks=7, max_blocks=7, against_itself=True, looks=4, long_blocks=True)
+
+    @classmethod
+    def judged(cls, candidate: Simulated, *, streams: bool = False) -> Series:
+        mine = on_gpu("candidate", candidate, trusted=False, sets=96)
+        reference = on_gpu("reference", Simulated(80e-6), sets=96)
+        return timed(mine, reference, plan=cls.PLAN, streams=streams)["candidate"]
+
+    def test_of_blocks_that_only_noise_is_taken_from_bear_out_no_others(self) -> None:
+        with pytest.raises(ClaimContradicted, match="candidate claims"):
+            self.judged(Swaps(40e-6))
+
+    def test_of_who_made_its_blocks_short_are_held_against_longer_ones(self) -> None:
+        with pytest.raises(ClaimContradicted, match=r"claims 10\.8.* leaves 17\.6"):
+            self.judged(SlowAtFirst(15e-6, claims_s=8.2e-6), streams=True)
+
+    @pytest.mark.parametrize("claim", [None, 150e-6], ids=["of its own time", "of less"])
+    def test_that_the_clock_exceeds_by_what_a_cache_can_hold_are_made_up(
+        self, claim: float | None
+    ) -> None:
+        found = self.judged(LeavesDirty(164.6e-6, claims_s=claim, late_s=10e-6))
+        assert found.per_call_s.tolist() == pytest.approx([174.6e-6] * 7, rel=0.01)
+        assert "us a call added" in found.timer
+
+    def test_that_the_clock_exceeds_by_more_are_contradicted(self) -> None:
+        with pytest.raises(ClaimContradicted, match="candidate claims"):
+            self.judged(LeavesDirty(164.6e-6, late_s=45e-6))
+
+    def test_of_who_uses_streams_are_made_up_by_nothing(self) -> None:
+        with pytest.raises(ClaimContradicted, match="candidate claims"):
+            self.judged(LeavesDirty(164.6e-6, late_s=10e-6), streams=True)
+
+
 class TestOnACpu:
+    def test_who_made_its_blocks_short_is_timed_again_in_longer_ones(self, shared: Arena) -> None:
+        # What the trusted child takes to answer is taken off; its own loop answers sooner.
+        quick = SlowAtFirst(50e-6, slow=3, answers_in=TRIP_S / 4)
+        found = timed(
+            Party("candidate", quick, shared, stores=False, trusted=False),  # type: ignore[arg-type]
+            Party("reference", Simulated(2e-4), shared, stores=False),  # type: ignore[arg-type]
+        )
+        per_call_s = 50e-6 - 0.75 * TRIP_S / LAYOUT.sets
+        assert found["candidate"].per_call_s.tolist() == pytest.approx([per_call_s] * 3)
+
     def test_a_claim_is_not_asked_for(self, shared: Arena) -> None:
         boaster, reference = Simulated(1e-4, claims_s=1e-9), Simulated(2e-4)
         found = timed(

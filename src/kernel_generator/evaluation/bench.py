@@ -6,6 +6,7 @@ told as the candidate's.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from kernel_generator.evaluation.ahead import Ahead
 from kernel_generator.evaluation.baselines import REFERENCE
 from kernel_generator.evaluation.calls import Calls
 from kernel_generator.evaluation.case import Case, Errors, Judged, Subject, skipped, with_errors
-from kernel_generator.evaluation.claims import check_claims
+from kernel_generator.evaluation.claims import check_claims, uncounted_s
 from kernel_generator.evaluation.clock import Clock
 from kernel_generator.evaluation.findings import Findings
 from kernel_generator.evaluation.inputs import InputsUnavailable, NoRoom
@@ -37,11 +38,12 @@ from kernel_generator.evaluation.timing import (
 from kernel_generator.evaluation.trains import Trains
 from kernel_generator.evaluation.trials import ReferenceStopped, Trials
 from kernel_generator.evaluation.wrong import Wrong
+from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.orders import Done, Failed
 from kernel_generator.sandbox.wire import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
     from flashinfer_bench import Workload
@@ -122,7 +124,7 @@ class Bench:
                     return Judged(
                         record.model_copy(update={"outcome": Outcome.CORRECT_NOT_MEASURED})
                     )
-                with self._timing() as telemetry:
+                with self._timing() as telemetry, _ended_where_it_fails(case):
                     timed = self._time(case, profile.timing, rivals, telemetry)
                 self._calls.check_after_timing(case)
                 clocks = None if telemetry is None else telemetry.clocks
@@ -219,7 +221,15 @@ class Bench:
         ahead = Ahead(mine, clock.trains)
         try:
             series = time_together(parties, clock, ahead)
-            check_claims(mine, sum(p.nbytes for p in case.arena.layout.outputs), clock, ahead)
+            written = sum(p.nbytes for p in case.arena.layout.outputs)
+            for rival in parties[1:]:
+                if not rival.trusted:
+                    series[rival.name] = series[rival.name].later(
+                        uncounted_s(rival, written, clock)
+                    )
+            more_s = check_claims(mine, written, clock, ahead, streams=case.subject.streams)
+            for name in {CANDIDATE, ITSELF} & set(series):
+                series[name] = series[name].later(more_s)
             return _Timed(series, clock.call_time(mine))
         except (TimingFailed, ClaimContradicted) as ended:
             if ended.party != CANDIDATE:
@@ -263,6 +273,17 @@ class Bench:
             if held + needed > limit or not party.worker.alive:
                 del self._parties[key]
                 self.trials.unbind(party.worker, party.arena)
+
+
+@contextlib.contextmanager
+def _ended_where_it_fails(case: Case) -> Generator[None]:
+    """On a GPU: before anybody else times there, for what it left running goes on."""
+    try:
+        yield
+    except (Wrong, Stopped):
+        if not isinstance(case.arena, Arena):
+            case.subject.worker.close()
+        raise
 
 
 def _measured(record: WorkloadEvaluation, timed: _Timed, first_us: float) -> Judged:

@@ -31,6 +31,8 @@ class Subject:
     trusted: bool = True
     non_deterministic: bool = False
     """It says of itself that the same inputs may give other bits."""
+    streams: bool = False
+    """It uses streams of its own, as far as reading it tells."""
     compiles: bool = True
     """A first call may take as long as `torch.compile` does."""
     timed_draws: sampling.DrawCounter = field(default_factory=sampling.DrawCounter)

@@ -21,7 +21,7 @@ from kernel_generator.evaluation.case import Subject, blamed
 from kernel_generator.evaluation.certification import certify
 from kernel_generator.evaluation.finalist import Finalist
 from kernel_generator.evaluation.health import wait_until_healthy
-from kernel_generator.evaluation.labels import declares_non_deterministic
+from kernel_generator.evaluation.labels import declares_non_deterministic, uses_streams
 from kernel_generator.evaluation.tally import Tally
 from kernel_generator.evaluation.timing import CANDIDATE
 from kernel_generator.evaluation.wrong import Wrong, hold
@@ -166,6 +166,7 @@ class Hearings:
             stores=not solution.spec.destination_passing_style,
             trusted=False,
             non_deterministic=declares_non_deterministic(solution),
+            streams=uses_streams(solution),
             compiles=order.interpret or solution.spec.language is SupportedLanguages.PYTHON,
         )
         rivals = self._rivals.among(profile)

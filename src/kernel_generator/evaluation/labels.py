@@ -71,6 +71,11 @@ def labels_of(solution: Solution) -> tuple[str, ...]:
     return (*declared, *sorted(found))
 
 
+def uses_streams(solution: Solution) -> bool:
+    """True where the source names streams or graphs of its own."""
+    return _STREAMS in labels_of(solution)
+
+
 def declares_non_deterministic(solution: Solution) -> bool:
     """True where a comment says that equal inputs may give different bits."""
     return any(NON_DETERMINISTIC_MARK in source.content for source in solution.sources)

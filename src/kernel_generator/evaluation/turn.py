@@ -24,6 +24,7 @@ from kernel_generator.domain.errors import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from contextlib import AbstractContextManager
 
 CPU = "cpu"
 """The key of one host's CPU; a GPU's is its UUID."""
@@ -67,6 +68,18 @@ def working_turn(
         yield
 
 
+@contextmanager
+def leaving_turn(
+    device_key: str,
+    should_stop: Callable[[], bool] | None = None,
+    folders: Sequence[Path] | None = None,
+) -> Generator[None]:
+    """As `working_turn`, for clearing up that the holder of one may wait for: it does not queue
+    behind who waits for a timing, who may be waiting for that holder."""
+    with _locked(f"{device_key}.lock", fcntl.LOCK_SH, should_stop, folders or lock_folders()):
+        yield
+
+
 class Turns:
     """The turns of one session's threads on one device."""
 
@@ -104,6 +117,10 @@ class Turns:
             raise
         # An interrupt waits for nobody.
         self._go_on_working(held)
+
+    def leaving(self) -> AbstractContextManager[None]:
+        """See `leaving_turn`."""
+        return leaving_turn(self._key(), self._should_stop)
 
     def _go_on_working(self, held: ExitStack | None) -> None:
         if held is not None:
