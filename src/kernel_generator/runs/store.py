@@ -66,9 +66,9 @@ class Store:
 
     def __init__(self, path: Path | None = None) -> None:
         """Open the store at `path`, or make it; None: at its usual place. An older one is brought
-        up to date.
+        up to date; from one that cannot be written here what it holds can be read.
 
-        Raises `StoreError` where it cannot be read or written, is damaged (a copy is made first),
+        Raises `StoreError` where it cannot be read or made, is damaged (a copy is made first),
         or was written by a newer version of this program.
         """
         self._database = Database(path)
