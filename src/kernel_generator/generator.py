@@ -99,7 +99,8 @@ class KernelGenerator:
         that can do what you can do).
     store
         File in which each step of an `optimized_generate` is kept before the next one acts, so that
-        a run which was stopped can go on; made where it is missing. None: nothing is kept.
+        a run which was stopped can go on; made where it is missing. A `Store` is shared with the
+        other generators that were given it. None: nothing is kept.
     budget
         What all `optimized_generate` runs together may spend; the wall clock runs from here. A run
         that it ends keeps what had passed, and can go on later. A `Spending` is shared with the
@@ -135,7 +136,7 @@ class KernelGenerator:
         on_event: Observer | None = None,
         limits: Limits | None = None,
         isolation: str = "strict",
-        store: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
         budget: Budget | Spending | None = None,
         price: Price | None = None,
         judge: Judge | None = None,
@@ -143,7 +144,9 @@ class KernelGenerator:
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
-        self._store = None if store is None else Store(Path(store))
+        if store is not None and not isinstance(store, Store):
+            store = Store(Path(store))
+        self._store = store
         if model is None and model_name is not None and model_name.startswith(REPLAY):
             model = self._replayed(model_name.removeprefix(REPLAY))
             language = language or model.language

@@ -214,7 +214,7 @@ def _job(run: KnownRun, means: _Means) -> Job:
         dialect=settings.dialect,
         on_event=means.observer,
         isolation=settings.isolation,
-        store=means.store.path,
+        store=means.store,
         budget=means.spending,
         judge=judge,
         batch=settings.batch,

@@ -22,6 +22,7 @@ from kernel_generator.domain.errors import (
     ProviderError,
     ReferenceFailed,
     ReplyPending,
+    SaveFailed,
     StoreError,
 )
 from kernel_generator.domain.events import (
@@ -49,7 +50,7 @@ from kernel_generator.runs.duplicates import (
     same_as,
     subject,
 )
-from kernel_generator.runs.saving import slug
+from kernel_generator.runs.saving import rescue_reply, slug
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
@@ -329,7 +330,10 @@ class Run:
         reply = self._spending.priced(await self._author.model.ask(request))
         # It was paid for, whether or not it can be noted.
         self._spending.replied(reply)
-        self._journal.replied(proposal, reply)
+        try:
+            self._journal.replied(proposal, reply)
+        except StoreError as error:
+            raise StoreError(f"{error}; {_kept(reply, self.run_id, proposal)}") from error
         self._tell(Replied(self.run_id, proposal, reply))
         return reply
 
@@ -356,6 +360,15 @@ class Run:
     def _tell(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
+
+
+def _kept(reply: Reply, run_id: str, proposal: Proposal) -> str:
+    """Where a reply is that could not be noted."""
+    told = f"the reply of round {proposal.round} of run {run_id} was paid for"
+    try:
+        return f"{told}, and is kept in {rescue_reply(reply, run_id, proposal.round)}"
+    except SaveFailed as worse:
+        return f"{told}, and {worse}"
 
 
 def solution_name(task: Task, model: str, run_id: str, proposal: Proposal) -> str:
