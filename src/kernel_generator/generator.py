@@ -43,7 +43,7 @@ from kernel_generator.runs.journal import Journal, known_run, note_saved
 from kernel_generator.runs.replay import REPLAY, ReplayModel
 from kernel_generator.runs.results import saved_before, solution_of, why_none
 from kernel_generator.runs.samples import Samples
-from kernel_generator.runs.settings import RunSettings, fingerprints
+from kernel_generator.runs.settings import RunSettings, fingerprints, parts
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
@@ -246,7 +246,8 @@ class KernelGenerator:
         comparison with `torch.compile` among them.
 
         `run_id` names a run of the store that is to go on, with the goal that it was begun with:
-        what it was answered is not asked for again, and what was judged is not judged again.
+        what it was answered is not asked for again, and what was judged is not judged again. Where
+        what it was judged on has changed since, `InvalidInput` says what.
 
         Raises `NoPassingSolution` (with every attempt) where nothing passed, `NoWorkloads`,
         `ReferenceFailed` and other `InvalidInput` before anything is asked, and `ProviderError`
@@ -324,6 +325,7 @@ class KernelGenerator:
             batch=isinstance(self._author.model, BatchedModel),
             program=VERSION,
             fingerprints=fingerprints(task),
+            parts=parts(task),
             contents=contents(task),
         )
 
@@ -336,8 +338,10 @@ class KernelGenerator:
         if begun is None:
             return Journal.begin(self._store, settings)
         begun.settings.check(begun.run_id, settings)
+        if any(step.evaluation is not None for step in begun.history.steps.values()):
+            begun.settings.check_same(begun.run_id, task)
         for change in begun.settings.changes(task):
-            told = f"since the run began, {change}: what was judged before stays"
+            told = f"since the run began, {change}"
             self._tell(Notice(told, begun.run_id))
         return Journal(begun.run_id, self._store)
 
