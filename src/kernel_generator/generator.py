@@ -301,8 +301,8 @@ class KernelGenerator:
                 try:
                     best = await run.work()
                 except BaseException:
-                    if run.best is not None:
-                        self.interrupted.append(solution_of(run.best, run.run_id))
+                    if run.result is not None:
+                        self.interrupted.append(solution_of(run.result, run.run_id))
                     raise
         if best is None:
             raise NoPassingSolution(why_none(run.attempts, task), run.attempts)

@@ -159,6 +159,18 @@ def test_a_run_is_moved_forward_by_one_program_at_a_time(store: Store, path: Pat
             pass
 
 
+def test_verdicts_of_an_older_store_that_may_have_been_taken_in_count_as_another_stores(
+    store: Store, path: Path
+) -> None:
+    for kind, subject in (("judged", None), ("judged", "what was judged here"), ("asked", None)):
+        store.append(RUN, kind, {}, subject=subject)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE events DROP COLUMN elsewhere")
+        connection.execute("UPDATE about SET value = '2'")
+    assert [event.elsewhere for event in Store(path).events(RUN)] == [True, False, False]
+
+
 # --- bad stores ----------------------------------------------------------------------------------
 
 

@@ -65,6 +65,8 @@ def import_bundle(
     if not run.is_over:
         go_on = f"kernel-generator resume {run.run_id} --traceset DIR{at_store(store)}"
         _tell(f"to go on: {go_on}")
+    if run.history.best is not None and run.history.is_elsewheres(run.history.best):
+        _tell("what passed there is judged again here before it is saved")
 
 
 def _traceset(run: KnownRun, moved: Path | None) -> TraceSet | None:

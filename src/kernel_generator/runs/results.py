@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.errors import StoreError, UnknownName
+from kernel_generator.domain.errors import InvalidInput, StoreError, UnknownName
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs import saving
 from kernel_generator.runs.defaults import resolve_target
@@ -56,7 +56,7 @@ def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
     is asked or judged for it.
 
     Raises `SaveFailed`, `TraceSetError`, `StoreError`; `InvalidInput` where what it was judged on
-    has changed since; `ValueError` where nothing passed.
+    has changed since or its verdict is another store's word; `ValueError` where nothing passed.
     """
     with store.working_on(run.run_id):
         history = known_run(store, run.run_id).history
@@ -65,6 +65,11 @@ def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
             return before
         if history.best is None:
             raise ValueError("there is nothing to save")
+        if history.is_elsewheres(history.best):
+            raise InvalidInput(
+                f"what passed in run {run.run_id} was judged elsewhere: 'resume {run.run_id}' "
+                "judges it here and saves it then"
+            )
         run.settings.check_same(run.run_id, task_of(run, traceset))
         solution = solution_of(history.best, run.run_id)
         path, _ = saving.save_solution(solution, traceset, solution.evaluation, once=True)

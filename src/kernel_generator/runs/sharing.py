@@ -95,7 +95,10 @@ def _results(run: KnownRun, traceset: TraceSet | None) -> _Results:
     passed = [
         (attempt.candidate.solution, attempt.evaluation)
         for attempt in run.history.attempts
-        if attempt.candidate is not None and attempt.outcome.is_result
+        if attempt.candidate is not None
+        and attempt.outcome.is_result
+        # Another store's word makes no result here.
+        and not run.history.is_elsewheres(attempt)
     ]
     solutions = tuple(solution for solution, _ in passed)
     if traceset is None:
