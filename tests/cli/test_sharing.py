@@ -11,6 +11,7 @@ import pytest
 from flashinfer_bench import TraceSet
 
 from kernel_generator import load_traceset
+from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs.bundle import Bundle
 from kernel_generator.runs.store import Store
 from tests.cli.commands import UNTIMED, Shell, at
@@ -34,8 +35,8 @@ def run(shell: Shell) -> str:
     return found["run"]
 
 
-def exported(shell: Shell, run: str, folder: str = "out") -> Path:
-    ran = shell.run("export", run, folder)
+def exported(shell: Shell, run: str, folder: str = "out", store: str | None = None) -> Path:
+    ran = shell.run("export", run, folder, *(() if store is None else ("--store", store)))
     assert ran.code == 0, ran.err
     assert ran.out.split()[0] == f"{folder}/{run}.bundle.json"
     return shell.folder / folder / f"{run}.bundle.json"
@@ -210,3 +211,19 @@ def test_an_unknown_run_is_not_exported(shell: Shell, run: str) -> None:
     assert not (shell.folder / "out").exists()
     (shell.folder / "file").write_text("")
     assert "cannot be written" in shell.run("export", run, "file").err
+
+
+@pytest.mark.slow
+def test_what_passed_elsewhere_is_judged_here_before_it_is_saved_and_needs_no_key(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLM_API_KEY")
+    correct = an_evaluation(Outcome.CORRECT_NOT_MEASURED, sizes=(3,))
+    store, loaded = Store(shell.folder / "first.db"), load_traceset("set")[0]
+    run = keep_run(store, loaded, correct, target="V100", model="gpt-5")
+    ran = imported(shell, exported(shell, run, store="first.db"))
+    assert "what passed there is judged again here before it is saved" in ran.err
+    ran = shell.run("resume", run, "--store", "elsewhere.db", "--json")
+    assert ran.code == 0, ran.err
+    assert "judged elsewhere, was judged again here: CORRECT_NOT_MEASURED" in ran.err
+    assert len(list((shell.folder / "set" / "solutions").rglob("*.json"))) == 1

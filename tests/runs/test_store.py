@@ -351,7 +351,9 @@ def test_a_store_that_cannot_be_written_can_be_read(
     path.chmod(0o444 if closed != "its folder" else 0o666)
     path.parent.chmod(0o555 if closed != "its file" else 0o777)
     request.addfinalizer(lambda: path.parent.chmod(0o755))
-    found, refused = as_nobody(LOOKS.format(path=str(path), run=RUN), path.parent).splitlines()
+    told = as_nobody(LOOKS.format(path=str(path), run=RUN), path.parent)
+    assert len(told.splitlines()) == 2, told
+    found, refused = told.splitlines()
     assert found == f"[('{RUN}', 1)]"
     assert "is read-only here" in refused
     assert "name that with --store" in refused

@@ -75,10 +75,10 @@ def import_run(store: Store, path: Path) -> tuple[KnownRun, bool]:
     settings = bundle.settings | {"isolation": _STRICT}
     bundle = bundle.model_copy(update={"settings": settings})
     # Nothing is kept that could not be read again.
-    run = read_run(StoredRun(bundle.run_id, bundle.began, settings), _unpacked(bundle))
+    read_run(StoredRun(bundle.run_id, bundle.began, settings), _unpacked(bundle))
     with store.working_on(bundle.run_id):
         is_new = store.take_in(bundle)
-    return run if is_new else known_run(store, run.run_id), is_new
+    return known_run(store, bundle.run_id), is_new
 
 
 @dataclass(frozen=True)
