@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from kernel_generator.domain.errors import (
     UnknownName,
 )
 from kernel_generator.models.scripted import ScriptedModel
+from kernel_generator.runs.store import Store
 from kernel_generator.runs.tracesets import load_traceset
 from tests.desk import a_desk, optimize, without_a_gpu
 from tests.runs.sets import (
@@ -25,10 +26,6 @@ from tests.runs.sets import (
     workload_line,
     write_definition,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -119,3 +116,22 @@ def test_the_language_follows_from_the_target(target: str, language: str) -> Non
 
 def test_the_target_may_be_written_in_any_case() -> None:
     assert KernelGenerator(model=ScriptedModel([]), target_gpu="rtx4090").target.name == "RTX4090"
+
+
+def test_generators_that_share_a_store_open_its_file_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs.db")
+    assert store.runs() == []
+
+    def opened() -> int:
+        return sum(fd.resolve() == store.path for fd in Path("/proc/self/fd").iterdir())
+
+    before = opened()
+    for _ in range(3):
+        made = KernelGenerator(model=ScriptedModel([]), language="python", store=store)
+        with pytest.raises(UnknownName):
+            made.optimized_generate(
+                traceset=(traceset := a_traceset(tmp_path / "set")),
+                definition=traceset.definitions["scale_add"],
+                run_id="unheard_of",
+            )
+    assert opened() == before == 1

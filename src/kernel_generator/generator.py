@@ -43,7 +43,7 @@ from kernel_generator.runs.journal import Journal, known_run, note_saved
 from kernel_generator.runs.replay import REPLAY, ReplayModel
 from kernel_generator.runs.results import saved_before, solution_of, why_none
 from kernel_generator.runs.samples import Samples
-from kernel_generator.runs.settings import RunSettings, fingerprints
+from kernel_generator.runs.settings import RunSettings, fingerprints, parts
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
@@ -99,7 +99,8 @@ class KernelGenerator:
         that can do what you can do).
     store
         File in which each step of an `optimized_generate` is kept before the next one acts, so that
-        a run which was stopped can go on; made where it is missing. None: nothing is kept.
+        a run which was stopped can go on; made where it is missing. A `Store` is shared with the
+        other generators that were given it. None: nothing is kept.
     budget
         What all `optimized_generate` runs together may spend; the wall clock runs from here. A run
         that it ends keeps what had passed, and can go on later. A `Spending` is shared with the
@@ -135,7 +136,7 @@ class KernelGenerator:
         on_event: Observer | None = None,
         limits: Limits | None = None,
         isolation: str = "strict",
-        store: str | os.PathLike[str] | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
         budget: Budget | Spending | None = None,
         price: Price | None = None,
         judge: Judge | None = None,
@@ -143,7 +144,9 @@ class KernelGenerator:
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
         nobody_asked = model is None and model_name is None
-        self._store = None if store is None else Store(Path(store))
+        if store is not None and not isinstance(store, Store):
+            store = Store(Path(store))
+        self._store = store
         if model is None and model_name is not None and model_name.startswith(REPLAY):
             model = self._replayed(model_name.removeprefix(REPLAY))
             language = language or model.language
@@ -243,7 +246,8 @@ class KernelGenerator:
         comparison with `torch.compile` among them.
 
         `run_id` names a run of the store that is to go on, with the goal that it was begun with:
-        what it was answered is not asked for again, and what was judged is not judged again.
+        what it was answered is not asked for again, and what was judged is not judged again. Where
+        what it was judged on has changed since, `InvalidInput` says what.
 
         Raises `NoPassingSolution` (with every attempt) where nothing passed, `NoWorkloads`,
         `ReferenceFailed` and other `InvalidInput` before anything is asked, and `ProviderError`
@@ -297,8 +301,8 @@ class KernelGenerator:
                 try:
                     best = await run.work()
                 except BaseException:
-                    if run.best is not None:
-                        self.interrupted.append(solution_of(run.best, run.run_id))
+                    if run.result is not None:
+                        self.interrupted.append(solution_of(run.result, run.run_id))
                     raise
         if best is None:
             raise NoPassingSolution(why_none(run.attempts, task), run.attempts)
@@ -321,6 +325,7 @@ class KernelGenerator:
             batch=isinstance(self._author.model, BatchedModel),
             program=VERSION,
             fingerprints=fingerprints(task),
+            parts=parts(task),
             contents=contents(task),
         )
 
@@ -333,8 +338,10 @@ class KernelGenerator:
         if begun is None:
             return Journal.begin(self._store, settings)
         begun.settings.check(begun.run_id, settings)
+        if any(step.evaluation is not None for step in begun.history.steps.values()):
+            begun.settings.check_same(begun.run_id, task)
         for change in begun.settings.changes(task):
-            told = f"since the run began, {change}: what was judged before stays"
+            told = f"since the run began, {change}"
             self._tell(Notice(told, begun.run_id))
         return Journal(begun.run_id, self._store)
 

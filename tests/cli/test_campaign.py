@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
 import signal
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,6 +192,25 @@ def test_no_further_one_is_begun_once_the_provider_refuses(tmp_path: Path) -> No
     assert work.run() is Exit.PROVIDER
     assert set(work.outcomes) == {"a", "b"}
     assert "not begun: 4 definitions; optimize -d c -d d -d e -d f" in work.told
+
+
+def test_no_further_one_is_begun_once_the_store_takes_nothing_more_and_no_reply_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def spoil(_: str) -> None:
+        with contextlib.closing(sqlite3.connect(work.store)) as connection:
+            connection.execute("DROP TABLE texts")
+
+    work = Work(tmp_path, "abc", model := Answers(spoil), at_once=1)
+    assert work.run() is Exit.UNSOLVED
+    assert model.asked == ["a"]
+    assert "not begun: 2 definitions; optimize -d b -d c" in work.told
+    [kept] = tmp_path.glob("rescued_reply_*_r1.json")
+    run = kept.name.split("_")[2]
+    assert f"the reply of round 1 of run {run} was paid for, and is kept in {kept}" in work.told
+    assert "return x * 2 + 1" in json.loads(kept.read_text())["text"]
 
 
 def test_ctrl_c_keeps_what_passed_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -175,11 +175,41 @@ def test_a_trace_set_that_was_edited_is_told_with_what_changed(
     shell: Shell, tmp_path: Path
 ) -> None:
     run = stopped_after_a_wrong_version(shell)
-    write_definition(tmp_path / "set", sizes=(3, 5), reference="def run(x):\n    return x*2+1\n")
+    write_definition(tmp_path / "set", sizes=(3, 5), description="said better")
     with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("resume", run, "--base-url", server.base_url)
-    assert "since the run began, the definition has changed" in ran.err
+    assert "since the run began, the description has changed" in ran.err
     assert "since the run began, workload n5 is new" in ran.err
+
+
+EDITED = "def run(x):\n    return x * 7 - 1\n"
+
+
+def test_a_run_whose_reference_was_edited_does_not_go_on(shell: Shell, tmp_path: Path) -> None:
+    run = stopped_after_a_wrong_version(shell)
+    write_definition(tmp_path / "set", sizes=(3,), reference=EDITED)
+    with LoopbackServer([says(RIGHT)]) as server:
+        ran = shell.run("resume", run, "--base-url", server.base_url)
+    assert server.requests == []
+    assert "the reference has changed" in ran.err
+    assert "put back what was there, or begin anew" in ran.err
+    assert not list((tmp_path / "set" / "solutions").rglob("*.json"))
+
+
+def test_what_passed_is_not_saved_into_a_trace_set_that_was_edited(
+    shell: Shell, tmp_path: Path, own_store: Path
+) -> None:
+    run = keep_run(Store(own_store), load_traceset("set")[0], an_evaluation(sizes=(3,)))
+    write_definition(tmp_path / "set", sizes=(3,), reference=EDITED)
+    ran = shell.run("resume", run)
+    assert ran.code == 2
+    [error] = ran.errors
+    assert f"since run {run} began, the reference has changed" in error
+    assert not list((tmp_path / "set").rglob("solutions/**/*.json"))
+    ran = shell.run("export", run, "out")
+    assert ran.code == 0
+    assert "no traces: since the run began, the reference has changed" in ran.err
+    assert not (tmp_path / "out" / "traces").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import pytest
 from flashinfer_bench import TraceSet
 
 from kernel_generator import load_traceset
+from kernel_generator.domain.outcome import Outcome
+from kernel_generator.runs.bundle import Bundle
 from kernel_generator.runs.store import Store
 from tests.cli.commands import UNTIMED, Shell, at
 from tests.loopback import LoopbackServer, says
@@ -32,8 +35,8 @@ def run(shell: Shell) -> str:
     return found["run"]
 
 
-def exported(shell: Shell, run: str, folder: str = "out") -> Path:
-    ran = shell.run("export", run, folder)
+def exported(shell: Shell, run: str, folder: str = "out", store: str | None = None) -> Path:
+    ran = shell.run("export", run, folder, *(() if store is None else ("--store", store)))
     assert ran.code == 0, ran.err
     assert ran.out.split()[0] == f"{folder}/{run}.bundle.json"
     return shell.folder / folder / f"{run}.bundle.json"
@@ -92,6 +95,13 @@ def test_what_passed_is_a_trace_set_that_flashinfer_bench_reads(shell: Shell) ->
     assert (shell.folder / "whole" / "definitions").exists()
 
 
+def resealed(bundle: Path, document: dict[str, Any]) -> None:
+    """Written by somebody who makes the digest anew."""
+    with contextlib.suppress(ValueError):
+        document = json.loads(Bundle.model_validate(document).sealed().dumped())
+    bundle.write_text(json.dumps(document))
+
+
 def key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -114,7 +124,7 @@ def with_an_event_without_texts(bundle: dict[str, Any]) -> None:
 
 
 def of_a_later_version(bundle: dict[str, Any]) -> None:
-    bundle["version"] = 2
+    bundle["version"] = 3
 
 
 def with_a_path_as_its_id(bundle: dict[str, Any]) -> None:
@@ -138,7 +148,7 @@ def test_a_bundle_that_is_not_whole_is_refused_and_nothing_kept(
     bundle = exported(shell, run)
     document = json.loads(bundle.read_text())
     change(document)
-    bundle.write_text(json.dumps(document))
+    resealed(bundle, document)
     ran = imported(shell, bundle)
     assert ran.code in (1, 2)
     [error] = ran.errors
@@ -160,7 +170,7 @@ def test_a_run_that_went_on_otherwise_is_not_mixed(shell: Shell, run: str) -> No
     bundle = exported(shell, run)
     document = json.loads(bundle.read_text())
     document["events"][0]["at"] = "2001-01-01T00:00:00+00:00"
-    bundle.write_text(json.dumps(document))
+    resealed(bundle, document)
     ran = shell.run("import", bundle)
     assert ran.code == 2
     assert "went on otherwise" in ran.err
@@ -170,7 +180,7 @@ def test_what_comes_from_elsewhere_is_judged_in_full_isolation(shell: Shell, run
     bundle = exported(shell, run)
     document = json.loads(bundle.read_text())
     document["settings"]["isolation"] = "process"
-    bundle.write_text(json.dumps(document))
+    resealed(bundle, document)
     assert imported(shell, bundle).code == 0
     [found] = Store(shell.folder / "elsewhere.db").runs()
     assert found.settings["isolation"] == "strict"
@@ -201,3 +211,19 @@ def test_an_unknown_run_is_not_exported(shell: Shell, run: str) -> None:
     assert not (shell.folder / "out").exists()
     (shell.folder / "file").write_text("")
     assert "cannot be written" in shell.run("export", run, "file").err
+
+
+@pytest.mark.slow
+def test_what_passed_elsewhere_is_judged_here_before_it_is_saved_and_needs_no_key(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLM_API_KEY")
+    correct = an_evaluation(Outcome.CORRECT_NOT_MEASURED, sizes=(3,))
+    store, loaded = Store(shell.folder / "first.db"), load_traceset("set")[0]
+    run = keep_run(store, loaded, correct, target="V100", model="gpt-5")
+    ran = imported(shell, exported(shell, run, store="first.db"))
+    assert "what passed there is judged again here before it is saved" in ran.err
+    ran = shell.run("resume", run, "--store", "elsewhere.db", "--json")
+    assert ran.code == 0, ran.err
+    assert "judged elsewhere, was judged again here: CORRECT_NOT_MEASURED" in ran.err
+    assert len(list((shell.folder / "set" / "solutions").rglob("*.json"))) == 1

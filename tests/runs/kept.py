@@ -10,7 +10,7 @@ from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
 from kernel_generator.domain.task import Brief, Toolchain
 from kernel_generator.runs.journal import Journal
-from kernel_generator.runs.settings import RunSettings, fingerprints
+from kernel_generator.runs.settings import RunSettings, fingerprints, parts
 from kernel_generator.runs.tasks import make_task
 from tests.runs.sets import RIGHT, a_solution, an_evaluation
 
@@ -50,6 +50,7 @@ def keep_run(
         "isolation": "strict",
         "program": "1",
         "fingerprints": fingerprints(task),
+        "parts": parts(task),
     }
     journal = Journal.begin(store, RunSettings.model_validate(begun | settings))
     brief = Brief(task.definition, task.searched, task.target, task.language, Toolchain("3"))

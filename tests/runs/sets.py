@@ -201,7 +201,9 @@ def as_nobody(code: str, root: Path) -> str:
     # Imported before the drop: the environment may lie where only the superuser looks.
     warm = (
         "import os, flashinfer_bench\n"
-        "import kernel_generator.runs.saving, kernel_generator.runs.tracesets\n"
+        "import sqlalchemy.dialects.sqlite.pysqlite\n"
+        "import kernel_generator.runs.saving, kernel_generator.runs.store\n"
+        "import kernel_generator.runs.tracesets\n"
         "import tests.runs.sets\n"
         "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
     )

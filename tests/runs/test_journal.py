@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kernel_generator.domain.attempt import Attempt, Candidate
 from kernel_generator.domain.conversation import Finish, Reply, Usage
-from kernel_generator.domain.errors import StoreError
+from kernel_generator.domain.errors import InvalidInput, StoreError
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.target import TARGETS
@@ -22,7 +22,7 @@ from kernel_generator.runs.contents import contents
 from kernel_generator.runs.engine import Run
 from kernel_generator.runs.goal import Goal
 from kernel_generator.runs.journal import Journal, known_run, known_runs, note_saved
-from kernel_generator.runs.settings import RunSettings, fingerprints
+from kernel_generator.runs.settings import RunSettings, fingerprints, parts
 from kernel_generator.runs.store import Store
 from kernel_generator.runs.tasks import make_task
 from kernel_generator.runs.tracesets import load_traceset
@@ -36,6 +36,7 @@ from tests.runs.sets import (
     a_traceset,
     an_evaluation,
     workload_line,
+    write_definition,
 )
 
 if TYPE_CHECKING:
@@ -204,6 +205,43 @@ def test_what_was_edited_is_named(task: Task, tmp_path: Path) -> None:
     now = make_task(traceset, traceset.definitions["scale_add"], TARGETS["CPU"], "python")
     assert settings(task).changes(task) == []
     assert settings(task).changes(now) == ["workload n7 is new", "workload n64 is gone"]
+
+
+X = {"x": {"shape": ["n"], "dtype": "float32"}}
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ({"reference": "def run(x):\n    return x * 7 - 1\n"}, ["the reference has changed"]),
+        ({"axes": {"n": {"type": "const", "value": 64}}}, ["axis n has changed"]),
+        ({"inputs": {"x": {"shape": ["n"], "dtype": "bfloat16"}}}, ["input x has changed"]),
+        ({"outputs": {"y": {"shape": ["n"], "dtype": "bfloat16"}}}, ["output y has changed"]),
+        ({"constraints": ["n > 1"]}, ["the list of constraints has changed"]),
+        (
+            {"inputs": X | {"z": X["x"]}, "reference": "def run(x, z):\n    return x\n"},
+            ["input z has changed", "the order of the inputs has changed"],
+        ),
+    ],
+)
+def test_what_a_definition_no_longer_says_is_named_and_voids_verdicts(
+    task: Task, tmp_path: Path, edit: dict[str, Any], told: list[str]
+) -> None:
+    write_definition(tmp_path / "set", **edit)
+    now = task_of(load_traceset(tmp_path / "set")[0])
+    begun = settings(task).model_copy(update={"parts": parts(task)})
+    assert set(told) <= set(begun.voiding(now))
+    assert settings(task).voiding(now) == ["the definition has changed"]
+    with pytest.raises(InvalidInput, match=rf"{told[0]}.*optimize \S+ -d scale_add"):
+        begun.check_same("0badcafe", now)
+
+
+def test_a_description_voids_no_verdict(task: Task, tmp_path: Path) -> None:
+    write_definition(tmp_path / "set", description="said better")
+    now = task_of(load_traceset(tmp_path / "set")[0])
+    begun = settings(task).model_copy(update={"parts": parts(task)})
+    assert begun.changes(now) == ["the description has changed"]
+    assert begun.voiding(now) == []
 
 
 @pytest.mark.parametrize("larger", [False, True], ids=["read whole", "read at its ends"])

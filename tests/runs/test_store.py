@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from kernel_generator.domain.errors import RunBusy, StoreError, UnknownName
 from kernel_generator.runs.database import default_path
 from kernel_generator.runs.store import Store
+from tests.runs.sets import as_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -156,28 +159,42 @@ def test_a_run_is_moved_forward_by_one_program_at_a_time(store: Store, path: Pat
             pass
 
 
+def test_verdicts_of_an_older_store_that_may_have_been_taken_in_count_as_another_stores(
+    store: Store, path: Path
+) -> None:
+    for kind, subject in (("judged", None), ("judged", "what was judged here"), ("asked", None)):
+        store.append(RUN, kind, {}, subject=subject)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE events DROP COLUMN elsewhere")
+        connection.execute("UPDATE about SET value = '2'")
+    assert [event.elsewhere for event in Store(path).events(RUN)] == [True, False, False]
+
+
 # --- bad stores ----------------------------------------------------------------------------------
 
 
 def test_a_newer_store_is_refused_and_left_as_it_is(store: Store, path: Path) -> None:
     store.close()
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE about SET value = '99'")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    before = path.read_bytes()
     with pytest.raises(StoreError, match=r"newer kernel-generator \(version 99"):
         Store(path)
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT value FROM about").fetchone() == ("99",)
-        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert path.read_bytes() == before
 
 
-def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "other.db") as connection:
-        connection.execute("CREATE TABLE bookmarks (name TEXT)")
+@pytest.mark.parametrize("table", ["bookmarks", "about"])
+def test_another_programs_database_is_not_touched(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"CREATE TABLE {table} (name TEXT)")
+    before = path.read_bytes()
     with pytest.raises(StoreError, match="no store of runs"):
-        Store(tmp_path / "other.db")
-    with sqlite3.connect(tmp_path / "other.db") as connection:
-        names = connection.execute("SELECT name FROM sqlite_master").fetchall()
-    assert names == [("bookmarks",)]
+        Store(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("where", ["everywhere", "in its middle"])
@@ -257,6 +274,35 @@ def test_a_store_that_stays_locked_is_told(
     assert len(store.events(RUN)) == 1
 
 
+def test_a_store_that_another_program_writes_to_can_be_opened_and_read(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel_generator.runs.database._WAIT_S", 0.2)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        assert [run.run_id for run in Store(path).runs()] == [RUN]
+
+
+def test_waiting_for_another_program_can_be_interrupted(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel_generator.runs.database._WAIT_S", 3600)
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            store.append(RUN, "asked", {})
+        signal.signal(signal.SIGALRM, before)
+        holder.execute("ROLLBACK")
+    store.append(RUN, "asked", {})
+    assert len(store.events(RUN)) == 1
+
+
 def test_a_full_disk_is_told_and_takes_nothing_away(
     path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,9 +322,75 @@ def test_a_place_where_no_store_can_be_is_told_with_what_to_do(tmp_path: Path, p
         Store(tmp_path / place)
 
 
-def test_a_read_only_store_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+LOOKS = """
+import sys
+from pathlib import Path
+from kernel_generator.domain.errors import StoreError
+from kernel_generator.runs.store import Store
+def told(do):
+    try:
+        return do()
+    except StoreError as error:
+        return str(error)
+def look():
+    return [(run.run_id, len(store.events(run.run_id))) for run in store.runs()]
+path = Path({path!r})
+store = told(lambda: Store(path))
+print(told(look) if isinstance(store, Store) else store)
+if isinstance(store, Store):
+    print(told(lambda: store.append({run!r}, "asked", {{}})))
+"""
+
+
+@pytest.mark.parametrize("closed", ["its folder", "its file", "both"])
+def test_a_store_that_cannot_be_written_can_be_read(
+    store: Store, path: Path, closed: str, request: pytest.FixtureRequest
+) -> None:
+    store.append(RUN, "asked", {})
+    store.close()
+    path.chmod(0o444 if closed != "its folder" else 0o666)
+    path.parent.chmod(0o555 if closed != "its file" else 0o777)
+    request.addfinalizer(lambda: path.parent.chmod(0o755))
+    told = as_nobody(LOOKS.format(path=str(path), run=RUN), path.parent)
+    assert len(told.splitlines()) == 2, told
+    found, refused = told.splitlines()
+    assert found == f"[('{RUN}', 1)]"
+    assert "is read-only here" in refused
+    assert "name that with --store" in refused
+
+
+def test_a_read_only_store_whose_latest_transactions_cannot_be_read_says_so(
+    store: Store, path: Path, request: pytest.FixtureRequest
+) -> None:
+    store.append(RUN, "asked", {})
+    # As a copy has it of a store that was in use.
+    copied = path.parent.parent / "copy"
+    copied.mkdir()
+    for name in ("runs.db", "runs.db-wal"):
+        (copied / name).write_bytes(path.with_name(name).read_bytes())
+    copied.chmod(0o555)
+    request.addfinalizer(lambda: copied.chmod(0o755))
+    told = as_nobody(LOOKS.format(path=str(copied / "runs.db"), run=RUN), copied)
+    assert f"[('{RUN}', 1)]" in told or "its latest transactions lie beside it" in told
+
+
+def test_a_read_only_store_of_an_older_version_says_so(
+    store: Store, path: Path, request: pytest.FixtureRequest
+) -> None:
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE about SET value = '1'")
+    path.parent.chmod(0o555)
+    request.addfinalizer(lambda: path.parent.chmod(0o755))
+    told = as_nobody(LOOKS.format(path=str(path), run=RUN), path.parent)
+    assert "is read-only, and an older kernel-generator wrote it" in told
+
+
+def test_a_store_that_became_read_only_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kernel_generator.runs.database._PRAGMAS", ("query_only = ON",))
-    with pytest.raises(StoreError, match="is read-only: name another place with --store"):
+    with pytest.raises(StoreError, match=r"is read-only here.* name that with --store"):
         Store(store.path).append(RUN, "asked", {})
 
 

@@ -20,6 +20,7 @@ from kernel_generator.domain.errors import (
     ProviderRefused,
     ReplyPending,
     RunBusy,
+    StoreError,
 )
 from kernel_generator.reporting.tables import Row
 from kernel_generator.runs.blocking import run_blocking
@@ -74,8 +75,9 @@ class Campaign:
         self._faulty = False
 
     def work(self) -> Exit:
-        """Work through the definitions. None is begun any more once the provider refuses or the
-        budget is spent; Ctrl-C ends all. Raises `RunBusy` where it is about one run."""
+        """Work through the definitions. None is begun any more once the provider refuses, the
+        budget is spent or the store takes nothing more; Ctrl-C ends all. Raises `RunBusy` where it
+        is about one run."""
         self._progress.expect(len(self._jobs))
         try:
             run_blocking(self._all())
@@ -96,7 +98,7 @@ class Campaign:
             # No further definition would have fared better.
             self._progress.line(f"error: {self._stopped}")
             self._tell_not_begun()
-            return Exit.PROVIDER
+            return Exit.UNSOLVED if isinstance(self._stopped, StoreError) else Exit.PROVIDER
         if all(row.solved for row in self.rows):
             return Exit.SOLVED
         asked = [row for row in self.rows if row.outcome != SKIPPED]
@@ -135,7 +137,8 @@ class Campaign:
             self._went_wrong(job, error)
             # A run that goes on may have a reply that was paid for: it finds out by itself.
             begins = job.run_id is None
-            if isinstance(error, ProviderRefused) or (isinstance(error, BudgetSpent) and begins):
+            ends_all = isinstance(error, ProviderRefused | StoreError)
+            if ends_all or (isinstance(error, BudgetSpent) and begins):
                 self._stopped = self._stopped or error
             if isinstance(error, RunBusy) and len(self._jobs) == 1:
                 self._stopped = error

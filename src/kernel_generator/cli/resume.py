@@ -168,7 +168,7 @@ def _part(run: KnownRun, means: _Means) -> Row | Job:
         if best is None:
             return Row(definition, "", "FAILED", message=run.state)
         saved = run.history.saved
-    elif run.history.reason is not None:
+    elif run.history.reason is not None and (best is None or not run.history.is_elsewheres(best)):
         saved = str(save_result(run, means.store, _traceset(run, means.traceset)))
         means.progress.line(f"  saved {saved}")
     else:
@@ -214,9 +214,10 @@ def _job(run: KnownRun, means: _Means) -> Job:
         dialect=settings.dialect,
         on_event=means.observer,
         isolation=settings.isolation,
-        store=means.store.path,
+        store=means.store,
         budget=means.spending,
         judge=judge,
-        batch=settings.batch,
+        # Nothing is asked for a run that has ended, so no key is needed.
+        batch=settings.batch or run.history.reason is not None,
     )
     return Job(generator, traceset, settings.definition, settings.goal, run.run_id)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from kernel_generator.runs.journal import KnownRun
 
+_NOT_HERE = "the run's trace set is not here; name its place with --traceset DIR"
+
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, as `runs` lists it.")],
@@ -32,15 +34,19 @@ def export(
 ) -> None:
     """Write a run as a bundle for `import`, and what passed as files of a trace set."""
     from kernel_generator.runs.journal import known_run
+    from kernel_generator.runs.results import task_of
     from kernel_generator.runs.sharing import export_run
     from kernel_generator.runs.store import Store
 
     kept = Store(store)
-    found = _traceset(known_run(kept, run), traceset)
+    known = known_run(kept, run)
+    found, why = _traceset(known, traceset), _NOT_HERE
+    if found is not None and (changed := known.settings.voiding(task_of(known, found))):
+        found, why = None, f"since the run began, {', '.join(changed)}"
     for path in export_run(kept, run, folder, found):
         print(path)
     if found is None:
-        _tell("no traces: the run's trace set is not here; name its place with --traceset DIR")
+        _tell(f"no traces: {why}")
 
 
 def import_bundle(
@@ -59,6 +65,8 @@ def import_bundle(
     if not run.is_over:
         go_on = f"kernel-generator resume {run.run_id} --traceset DIR{at_store(store)}"
         _tell(f"to go on: {go_on}")
+    if run.history.best is not None and run.history.is_elsewheres(run.history.best):
+        _tell("what passed there is judged again here before it is saved")
 
 
 def _traceset(run: KnownRun, moved: Path | None) -> TraceSet | None:

@@ -1,34 +1,14 @@
-"""Tells whether a store of runs is damaged. One that is stays as it is, and is copied once."""
+"""What is said of a store of runs that is damaged: it stays as it is, and is copied once."""
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import shutil
-import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.errors import StoreError
-
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def check(path: Path) -> None:
-    """Raises `StoreError` where the file is damaged. Nothing is opened for writing before: that
-    would change it."""
-    if not path.exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
-            (verdict,) = found.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        raise StoreError(f"the store of runs '{path}' cannot be read: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(damaged(path, str(error))) from error
-    if verdict != "ok":
-        raise StoreError(damaged(path, verdict))
 
 
 def damaged(path: Path, reason: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from kernel_generator.domain.errors import StoreError
 from kernel_generator.runs import schema
-from kernel_generator.runs.damage import check, damaged
+from kernel_generator.runs.damage import damaged
+from kernel_generator.runs.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,6 +33,8 @@ VARIABLE = "KERNEL_GENERATOR_STORE"
 _FILE = "runs.db"
 _WAIT_S = 30.0
 """So long another program's transaction is waited for; one takes milliseconds."""
+_LOOK_AGAIN_S = 0.2
+"""So long SQLite waits at a time. Nothing interrupts it meanwhile."""
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 """What is set for each connection. FULL: an event outlives the machine's crash too."""
 _FULL, _READ_ONLY, _LOCKED = "full", "readonly", "locked"
@@ -47,7 +52,8 @@ class Database:
     """One SQLite file. Safe to use from several threads and programs."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the file at `path`, or make it: see `Store`."""
+        """Open the file at `path`, or make it: see `Store`. One that cannot be written is opened to
+        be read."""
         self.path = (path or default_path()).expanduser().resolve()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,18 +64,18 @@ class Database:
             ) from error
         if self.path.is_dir():
             raise StoreError(f"the store of runs '{self.path}' is a folder: name a file")
-        check(self.path)
-        self._engine = _engine(self.path)
-        with self.transaction() as connection:
-            _migrate(connection, self.path)
+        found = inspect(self.path)
+        self._engine = _engine(self.path, found.parameters)
+        if found.version < schema.VERSION:
+            with self.transaction() as connection:
+                _migrate(connection)
 
     @contextlib.contextmanager
     def transaction(self, reads: bool = False) -> Generator[Connection]:
         """All of it or nothing, on disk once this returns. `reads`: nothing is written, and others
         may write meanwhile. Raises `StoreError`."""
         try:
-            connected = self._engine.connect().execution_options(reads=reads)
-            with connected as connection, connection.begin():
+            with self._begun(reads) as connection:
                 yield connection
         except IntegrityError as error:
             raise StoreError(f"'{self.path}' has no such run, or has it already") from error
@@ -78,6 +84,24 @@ class Database:
         except DatabaseError as error:
             raise StoreError(damaged(self.path, str(error.orig))) from error
 
+    @contextlib.contextmanager
+    def _begun(self, reads: bool) -> Generator[Connection]:
+        until = time.monotonic() + _WAIT_S
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    connection = stack.enter_context(self._engine.connect())
+                    connection = connection.execution_options(reads=reads)
+                    stack.enter_context(connection.begin())
+                    break
+                except OperationalError as error:
+                    stack.close()
+                    if _LOCKED not in str(error.orig) or time.monotonic() >= until:
+                        raise
+                    # Some locks SQLite does not wait for.
+                    time.sleep(_LOOK_AGAIN_S / 10)
+            yield connection
+
     def _trouble(self, reason: str) -> str:
         at = f"the store of runs '{self.path}'"
         if _LOCKED in reason:
@@ -85,7 +109,10 @@ class Database:
         if _FULL in reason:
             return f"{at} cannot grow, the disk is full: free some space, then resume the run"
         if _READ_ONLY in reason:
-            return f"{at} is read-only: name another place with --store or {VARIABLE}"
+            return (
+                f"{at} is read-only here, what it holds can only be looked at: copy it to where "
+                f"you can write, and name that with --store or {VARIABLE}"
+            )
         return f"{at} cannot be used: {reason}; name another place with --store or {VARIABLE}"
 
     def close(self) -> None:
@@ -93,39 +120,50 @@ class Database:
         self._engine.dispose()
 
 
-def _engine(path: Path) -> Engine:
+def _engine(path: Path, parameters: str | None) -> Engine:
+    """`parameters`: of the address, where the file can only be read."""
+    database = str(path) if parameters is None else f"{path.as_uri()}?{parameters}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(
+            database,
+            timeout=_LOOK_AGAIN_S,
+            uri=parameters is not None,
+            # The pool gives a connection to one thread at a time.
+            check_same_thread=False,
+        )
+
     address = URL.create("sqlite+pysqlite", database=str(path))
-    engine = create_engine(address, connect_args={"timeout": _WAIT_S})
+    engine = create_engine(address, creator=connect)
 
     def connected(connection: Any, _: object) -> None:
         # SQLAlchemy begins transactions, not the driver.
         connection.isolation_level = None
-        for pragma in _PRAGMAS:
+        for pragma in _PRAGMAS if parameters is None else ():
             connection.execute(f"PRAGMA {pragma}")
 
     def begun(connection: Connection) -> None:
-        # What is to write begins so: two that had both begun to read could not both go on to write.
         reads = connection.get_execution_options().get("reads", False)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        if reads:
+            connection.exec_driver_sql("BEGIN")
+            # Begins in earnest with the first look, which is where it may have to wait.
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+        else:
+            # Two that had both begun to read could not both go on to write.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
     return engine
 
 
-def _migrate(connection: Connection, path: Path) -> None:
+def _migrate(connection: Connection) -> None:
+    """From whatever version it is now: another program may have been quicker."""
     tables = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
     version = 0
-    if "about" in tables:
+    if tables:
         query = select(schema.about.c.value).where(schema.about.c.name == "version")
         version = int(connection.execute(query).scalar_one())
-    elif tables:
-        raise StoreError(f"'{path}' is a database, but no store of runs: name another file")
-    if version > schema.VERSION:
-        raise StoreError(
-            f"the store of runs '{path}' was written by a newer kernel-generator (version "
-            f"{version}, this one reads up to {schema.VERSION}): upgrade, or name another store"
-        )
     for step in schema.MIGRATIONS[version:]:
         step(connection)
     if version == 0:

@@ -8,7 +8,6 @@ every one of them at any moment, so whoever stops a run keeps what was finished.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,14 @@ from kernel_generator.domain.attempt import Attempt, Candidate
 from kernel_generator.domain.conversation import Finish, Request
 from kernel_generator.domain.errors import (
     BudgetSpent,
+    InvalidInput,
     KernelGeneratorError,
     NeverAnswered,
     NoWorkloads,
     ProviderError,
     ReferenceFailed,
     ReplyPending,
+    SaveFailed,
     StoreError,
 )
 from kernel_generator.domain.events import (
@@ -38,7 +39,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
-from kernel_generator.evaluation.toolchain import find_toolchain, portable_build_environment
+from kernel_generator.evaluation.toolchain import find_toolchain
 from kernel_generator.models.offline import OFFLINE, OfflineModel
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
@@ -49,7 +50,8 @@ from kernel_generator.runs.duplicates import (
     same_as,
     subject,
 )
-from kernel_generator.runs.saving import slug
+from kernel_generator.runs.origin import describe, solution_name
+from kernel_generator.runs.saving import rescue_reply
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.events import Observer
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.domain.task import Task
+    from kernel_generator.evaluation.baselines import Baseline
     from kernel_generator.evaluation.judge import Judge, Session
     from kernel_generator.runs.author import Author
     from kernel_generator.runs.goal import Goal
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
 
 MAX_NOT_RUN = 2
 """So many versions in a row that cannot be tried here end a run: it says nothing of any of them."""
+
+_NOT_HERE = (Outcome.NOT_RUN, Outcome.BUILT_NOT_RUN, Outcome.CORRECT_NOT_MEASURED)
+"""What is said of a kernel where its target is not."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,13 @@ class Run:
         index = best_index(self.attempts)
         return None if index is None else self.attempts[index]
 
+    @property
+    def result(self) -> Attempt | None:
+        """The best attempt, where it was judged here: what another store says of one is no
+        result."""
+        best = self.best
+        return None if best is None or self._journal.history.is_elsewheres(best) else best
+
     async def work(self) -> Attempt | None:
         """Run to the goal or the last round; the best attempt, or None where nothing passed. A run
         that was stopped goes on where it was; one that has ended does nothing.
@@ -121,7 +134,8 @@ class Run:
         `ProviderError` (with the attempts made until then) where the provider gave up before
         anything passed; afterwards the run stops, and its reason says so. `ReplyPending` where the
         model is asked elsewhere, `BudgetSpent` where the budget ends it before anything passed,
-        `StoreError` where a step cannot be noted.
+        `StoreError` where a step cannot be noted. What passed elsewhere is judged here first:
+        `InvalidInput` where that cannot be.
         """
         self._tell(
             RunStarted(
@@ -139,10 +153,13 @@ class Run:
             self.attempts.append(attempt)
             self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
         reason = self._journal.history.reason
+        offline = isinstance(self._author.model, OfflineModel)
+        if reason is None and offline and self._journal.history.pending:
+            # The judge need not be got ready to find that out.
+            raise self._suspended()
+        if self.best is not self.result:
+            await self._certify()
         if reason is None:
-            if isinstance(self._author.model, OfflineModel) and self._journal.history.pending:
-                # The judge need not be got ready to find that out.
-                raise self._suspended()
             ended = self._ended()
             # The judge need not be got ready to find that out.
             spent = "" if ended else self._spent()
@@ -159,6 +176,33 @@ class Run:
                 self._journal.finished(reason)
         self._tell(RunFinished(self.run_id, reason, self.best))
         return self.best
+
+    async def _certify(self) -> None:
+        """Judge here what passed elsewhere, until the best version is one that passed here."""
+        self._stop_if(self._spending.out_of_time)
+        session, history = self._judge.open(self.task), self._journal.history
+        try:
+            await in_a_thread(session.prepare)
+            profile = profiles.certification(self._baselines)
+            while (best := self.best) is not None and history.is_elsewheres(best):
+                read = history.of_proposal(best.proposal).solution
+                if read is None or best.evaluation is None:
+                    raise StoreError(f"run {self.run_id} does not tell what was judged elsewhere")
+                found = await in_a_thread(session.evaluate, read, profile)
+                self._spending.judged(found)
+                if found.outcome in _NOT_HERE and found.outcome is not best.outcome:
+                    raise InvalidInput(
+                        f"what passed in run {self.run_id} was judged elsewhere, and here is no "
+                        f"{self.task.target.name} to judge it on: resume it on a machine with one"
+                    )
+                found = found.model_copy(update={"promoted": best.evaluation.promoted})
+                noted = describe(read, self.task, self.run_id, best.proposal, found)
+                index = self.attempts.index(best)
+                self.attempts[index] = self._journal.certified(best, noted, found)
+                told = f"round {best.proposal.round}, judged elsewhere, was judged again here"
+                self._tell(Notice(f"{told}: {found.outcome.value}", self.run_id))
+        finally:
+            await asyncio.shield(in_a_thread(session.close))
 
     async def _move_forward(self) -> _Ending:
         session = self._judge.open(self.task)
@@ -233,7 +277,7 @@ class Run:
     def _known_verdict(self, session: Session, solution: Solution) -> Evaluation | None:
         """The verdict on the same source, where it was judged before."""
         index = same_as(self.attempts, solution)
-        if index is not None:
+        if index is not None and not self._journal.history.is_elsewheres(self.attempts[index]):
             return repeated(self.attempts[index])
         device, has_best = session.opened.described, self.best is not None
         return judged_elsewhere(self._journal, self._subject(session, solution), device, has_best)
@@ -296,7 +340,7 @@ class Run:
             if isinstance(read, Unreadable):
                 return Attempt(proposal, reply, read.outcome, read.reason)
             self._journal.proposed(proposal, solution := read)
-        evaluation = known.evaluation
+        evaluation = None if known.elsewhere else known.evaluation
         if evaluation is None:
             evaluation = self._known_verdict(session, solution)
             if evaluation is None:
@@ -329,20 +373,16 @@ class Run:
         reply = self._spending.priced(await self._author.model.ask(request))
         # It was paid for, whether or not it can be noted.
         self._spending.replied(reply)
-        self._journal.replied(proposal, reply)
+        try:
+            self._journal.replied(proposal, reply)
+        except StoreError as error:
+            raise StoreError(f"{error}; {_kept(reply, self.run_id, proposal)}") from error
         self._tell(Replied(self.run_id, proposal, reply))
         return reply
 
     def _evaluate(self, session: Session, solution: Solution) -> Evaluation:
         """Judge a version: certify the first that passes, and whatever then beats the best one."""
         best = self.best
-        # The embedded model's kernels are torch.compile: against themselves they show nothing.
-        own_compiler = self._author.model.name.startswith("builtin:")
-        baselines = tuple(
-            baseline
-            for baseline in default_baselines(self.task)
-            if not (own_compiler and baseline.name == TORCH_COMPILE)
-        )
         incumbent, searched_s = None, 0.0
         if best is not None and best.candidate is not None and best.outcome is Outcome.PASSED:
             incumbent = best.candidate.solution
@@ -350,45 +390,28 @@ class Run:
             if not found.outcome.is_result or found.promoted is False:
                 return found
             searched_s = found.seconds
-        found = session.evaluate(solution, profiles.certification(baselines, incumbent))
+        found = session.evaluate(solution, profiles.certification(self._baselines, incumbent))
         return found.model_copy(update={"seconds": found.seconds + searched_s})
+
+    @property
+    def _baselines(self) -> tuple[Baseline, ...]:
+        # The embedded model's kernels are torch.compile: against themselves they show nothing.
+        own_compiler = self._author.model.name.startswith("builtin:")
+        return tuple(
+            baseline
+            for baseline in default_baselines(self.task)
+            if not (own_compiler and baseline.name == TORCH_COMPILE)
+        )
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
 
 
-def solution_name(task: Task, model: str, run_id: str, proposal: Proposal) -> str:
-    """Unique in any trace set by its run id; safe for model names with '/' and ':'."""
-    parts = [task.definition.name, slug(model), task.language, f"r{proposal.round}", run_id]
-    if proposal.sample:
-        parts.append(f"s{proposal.sample + 1}")
-    return "_".join(parts)
-
-
-def describe(
-    solution: Solution,
-    task: Task,
-    run_id: str,
-    proposal: Proposal,
-    evaluation: Evaluation | None,
-) -> Solution:
-    """The solution with its origin as one JSON line at the end of its description."""
-    origin: dict[str, object] = {
-        "author": solution.author,
-        "run_id": run_id,
-        "round": proposal.round,
-        "target": task.target.name,
-    }
-    environment = portable_build_environment(task.target, task.language)
-    if environment:
-        origin["build_environment"] = environment
-    if evaluation is not None:
-        origin["outcome"] = evaluation.outcome.value
-        origin["workloads"] = f"{evaluation.judged} of {len(task.workloads)}"
-        if evaluation.speedup is not None and evaluation.device is not None:
-            origin["speedup"] = round(evaluation.speedup.value, 4)
-            origin["measured_on"] = evaluation.device.name
-    line = json.dumps(origin, sort_keys=True)
-    text = f"{solution.description}\n{line}" if solution.description else line
-    return solution.model_copy(update={"description": text})
+def _kept(reply: Reply, run_id: str, proposal: Proposal) -> str:
+    """Where a reply is that could not be noted."""
+    told = f"the reply of round {proposal.round} of run {run_id} was paid for"
+    try:
+        return f"{told}, and is kept in {rescue_reply(reply, run_id, proposal.round)}"
+    except SaveFailed as worse:
+        return f"{told}, and {worse}"

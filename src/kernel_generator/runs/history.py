@@ -35,6 +35,8 @@ class Steps:
     reply: Reply | None = None
     solution: Solution | None = None
     evaluation: Evaluation | None = None
+    elsewhere: bool = False
+    """Whether the evaluation is another store's word."""
 
 
 @dataclass
@@ -63,11 +65,12 @@ class History:
         """What events come to."""
         found = History()
         for event in events:
-            found.add(event.kind, event.document)
+            found.add(event.kind, event.document, event.elsewhere)
         return found
 
-    def add(self, kind: str, document: dict[str, Any]) -> None:
-        """Take one event in. Kinds that say nothing of where the run stands are passed over."""
+    def add(self, kind: str, document: dict[str, Any], elsewhere: bool = False) -> None:
+        """Take one event in; `elsewhere`: one that another store noted. Kinds that say nothing of
+        where the run stands are passed over."""
         match kind:
             case "asked":
                 self.asked += 1
@@ -81,9 +84,13 @@ class History:
                 self._step(document, solution=Solution.model_validate_json(document["solution"]))
             case "judged":
                 verdict = Evaluation.model_validate_json(document["evaluation"])
-                self._step(document, evaluation=verdict)
+                self._step(document, evaluation=verdict, elsewhere=elsewhere)
             case "attempted":
                 self.attempts.append(self._attempt(document))
+            case "certified":
+                verdict = Evaluation.model_validate_json(document["evaluation"])
+                self._step(document, evaluation=verdict, elsewhere=elsewhere)
+                self._certified(document, verdict)
             case "finished":
                 self.reason = _text(document["reason"])
             case "saved":
@@ -136,21 +143,51 @@ class History:
         key = proposal.round, proposal.sample
         self.steps[key] = replace(self.steps.get(key, Steps()), **known)
 
+    def is_elsewheres(self, attempt: Attempt) -> bool:
+        """Whether its verdict is another store's word: it is judged here before it is a result."""
+        return self.of_proposal(attempt.proposal).elsewhere
+
+    def _certified(self, document: dict[str, Any], verdict: Evaluation) -> None:
+        proposal, noted = _PROPOSAL.validate_python(document["proposal"]), document.get("noted")
+        for index, attempt in enumerate(self.attempts):
+            if attempt.proposal == proposal:
+                candidate = attempt.candidate
+                if noted is not None:
+                    candidate = Candidate(Solution.model_validate_json(noted), proposal)
+                self.attempts[index] = replace(
+                    attempt,
+                    outcome=verdict.outcome,
+                    message=verdict.message,
+                    candidate=candidate,
+                    evaluation=verdict,
+                )
+
     def _attempt(self, document: dict[str, Any]) -> Attempt:
         proposal = _PROPOSAL.validate_python(document["proposal"])
         steps, noted = self.of_proposal(proposal), document.get("noted")
         candidate = None
         if noted is not None:
             candidate = Candidate(Solution.model_validate_json(noted), proposal)
+            _check_same(candidate.solution, steps.solution)
+        outcome, verdict = Outcome(document["outcome"]), steps.evaluation
+        if outcome.is_result if verdict is None else outcome is not verdict.outcome:
+            said = "nothing" if verdict is None else verdict.outcome.value
+            raise ValueError(f"an attempt is {outcome.value} where the judge said {said}")
         return Attempt(
             proposal=proposal,
             reply=steps.reply,
-            outcome=Outcome(document["outcome"]),
+            outcome=outcome,
             message=_text(document["message"]),
             candidate=candidate,
             evaluation=steps.evaluation,
             duplicate_of=_INDEX.validate_python(document.get("duplicate_of")),
         )
+
+
+def _check_same(noted: Solution, judged: Solution | None) -> None:
+    """Raises `ValueError` where an attempt has another source than was judged, if that was read."""
+    if judged is not None and (noted.sources, noted.spec) != (judged.sources, judged.spec):
+        raise ValueError("an attempt has another source than was judged")
 
 
 def _text(value: object) -> str:

@@ -127,6 +127,18 @@ class Journal:
         texts = {} if candidate is None else {"noted": candidate.solution.model_dump_json()}
         self._note("attempted", document, texts)
 
+    def certified(self, attempt: Attempt, noted: Solution, evaluation: Evaluation) -> Attempt:
+        """What another store's judge had passed was judged again here; the attempt as it is now,
+        whose solution says so."""
+        document = {"proposal": _plain(attempt.proposal)}
+        texts = {
+            "evaluation": evaluation.model_dump_json(),
+            "noted": noted.model_dump_json(),
+        }
+        self._note("certified", document, texts)
+        self.history.add("certified", document | texts)
+        return next(a for a in self.history.attempts if a.proposal == attempt.proposal)
+
     def finished(self, reason: str) -> None:
         """The run has ended."""
         self._note("finished", {"reason": reason})
@@ -204,12 +216,12 @@ def _listed(store: Store, run: StoredRun) -> KnownRun:
         history = History()
         for event in events:
             document = _BLANK | event.document
-            if event.kind == "judged":
+            if event.kind in ("judged", "certified"):
                 verdict = json.loads(document["evaluation"])
                 # They are nearly all of it.
                 document["evaluation"] = json.dumps(verdict | {"workloads": []})
             if event.kind != "read":
-                history.add(event.kind, document)
+                history.add(event.kind, document, event.elsewhere)
         if (best := best_index(history.attempts)) is not None:
             attempted = [event for event in events if event.kind == "attempted"]
             noted = store.text(attempted[best].unread["noted"])
@@ -232,6 +244,10 @@ def read_run(run: StoredRun, events: Sequence[StoredEvent]) -> KnownRun:
         history = History.of(events)
         if history.best is not None and history.best.candidate is None:
             raise ValueError("its best version has no source")
+        known = [step.solution for step in history.steps.values()]
+        known += [one.candidate.solution for one in history.attempts if one.candidate]
+        if any(one and one.definition != settings.definition for one in known):
+            raise ValueError(f"a version is not of '{settings.definition}'")
     return KnownRun(run.run_id, run.began, settings, history)
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.errors import StoreError, UnknownName
+from kernel_generator.domain.errors import InvalidInput, StoreError, UnknownName
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs import saving
+from kernel_generator.runs.defaults import resolve_target
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.journal import known_run, note_saved
+from kernel_generator.runs.tasks import make_task
+from kernel_generator.runs.tracesets import definition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +55,8 @@ def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
     """Write the best version of a run that has ended into its trace set; the path written. Nothing
     is asked or judged for it.
 
-    Raises `SaveFailed`, `TraceSetError`, `StoreError`; `ValueError` where nothing passed.
+    Raises `SaveFailed`, `TraceSetError`, `StoreError`; `InvalidInput` where what it was judged on
+    has changed since or its verdict is another store's word; `ValueError` where nothing passed.
     """
     with store.working_on(run.run_id):
         history = known_run(store, run.run_id).history
@@ -61,10 +65,23 @@ def save_result(run: KnownRun, store: Store, traceset: TraceSet) -> Path:
             return before
         if history.best is None:
             raise ValueError("there is nothing to save")
+        if history.is_elsewheres(history.best):
+            raise InvalidInput(
+                f"what passed in run {run.run_id} was judged elsewhere: 'resume {run.run_id}' "
+                "judges it here and saves it then"
+            )
+        run.settings.check_same(run.run_id, task_of(run, traceset))
         solution = solution_of(history.best, run.run_id)
         path, _ = saving.save_solution(solution, traceset, solution.evaluation, once=True)
         note_saved(store, run.run_id, path.absolute(), solution.name)
         return path
+
+
+def task_of(run: KnownRun, traceset: TraceSet) -> Task:
+    """The run's, as its trace set poses it now. Raises `InvalidInput`."""
+    settings = run.settings
+    definition = definition_of(traceset, settings.definition)
+    return make_task(traceset, definition, resolve_target(settings.target), settings.language)
 
 
 def saved_before(store: Store, run_id: str, solution: Solution, traceset: TraceSet) -> Path | None:

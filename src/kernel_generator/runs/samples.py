@@ -22,8 +22,8 @@ from kernel_generator.evaluation.toolchain import find_toolchain
 from kernel_generator.evaluation.workloads import declared_floor
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
-from kernel_generator.runs.engine import describe, solution_name
 from kernel_generator.runs.generated import GeneratedSolution
+from kernel_generator.runs.origin import describe, solution_name
 
 if TYPE_CHECKING:
     from kernel_generator.domain.events import Event, Observer

@@ -26,7 +26,9 @@ from flashinfer_bench.data import (
     Trace,
 )
 from flashinfer_bench.data import Evaluation as ExportedEvaluation
+from pydantic import TypeAdapter
 
+from kernel_generator.domain.conversation import Reply
 from kernel_generator.domain.errors import SaveFailed, TraceSetError
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.runs.tracesets import definition_of
@@ -151,6 +153,19 @@ def rescue_solution(solution: Solution) -> Path:
         return _claim(Path(tempfile.gettempdir()), f"rescued_{slug(solution.name)}", solution)
     except OSError as error:
         raise SaveFailed(f"nor could it be written to the temporary folder: {error}") from error
+
+
+def rescue_reply(reply: Reply, run_id: str, number: int) -> Path:
+    """Write the reply of a run's round, which could not be noted, to the temporary folder; the
+    path written. Raises `SaveFailed`.
+    """
+    path = Path(tempfile.gettempdir()) / f"rescued_reply_{slug(run_id)}_r{number}.json"
+    try:
+        # In ASCII: what is not UTF-8 stays what it is.
+        replace_file(path, json.dumps(TypeAdapter(Reply).dump_python(reply, mode="json")))
+    except OSError as error:
+        raise SaveFailed(f"nor could it be written to the temporary folder: {error}") from error
+    return path
 
 
 def lock_of(root: Path) -> FileLock:

@@ -47,10 +47,11 @@ events = Table(
     Column("kind", String, nullable=False),
     Column("document", Text, nullable=False),
     Column("subject", String),
+    Column("elsewhere", Integer, nullable=False, server_default="0"),
     Index("events_by_subject", "subject"),
 )
 """What happened in a run, numbered from 1; documents are JSON that names texts by their hash. What
-was judged here has a subject; what was taken in from another store has none."""
+was judged here has a subject; what was taken in from another store is of `elsewhere`, 1."""
 
 
 def _first(connection: Connection) -> None:
@@ -71,6 +72,14 @@ def _second(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX events_by_subject ON events (subject)")
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second)
+def _third(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE events ADD COLUMN elsewhere INTEGER NOT NULL DEFAULT 0")
+    # Which ones were taken in was not noted: a verdict that was made here had a subject.
+    connection.exec_driver_sql(
+        "UPDATE events SET elsewhere = 1 WHERE kind = 'judged' AND subject IS NULL"
+    )
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first, _second, _third)
 """Step n makes version n + 1 out of version n. A published step is never changed."""
 VERSION = len(MIGRATIONS)

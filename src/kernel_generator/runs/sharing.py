@@ -12,6 +12,7 @@ from kernel_generator.domain.errors import InvalidInput
 from kernel_generator.runs import saving
 from kernel_generator.runs.bundle import Bundle
 from kernel_generator.runs.journal import known_run, read_run
+from kernel_generator.runs.results import task_of
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.store import StoredEvent, StoredRun
 
@@ -33,10 +34,12 @@ def export_run(store: Store, run_id: str, folder: Path, traceset: TraceSet | Non
 
     What the folder has already stays as it is: traces are added to those of before, once each, and
     only a bundle of the same run is replaced. Raises `UnknownName`, `StoreError`, and
-    `InvalidInput` where the folder has another definition or solution of a name, before anything is
-    written, or where a file cannot be written.
+    `InvalidInput` where the folder has another definition or solution of a name or the trace set is
+    not what the run was judged on, before anything is written, or where a file cannot be written.
     """
     run = known_run(store, run_id)
+    if traceset is not None:
+        run.settings.check_same(run_id, task_of(run, traceset))
     bundle = folder / f"{run_id}.bundle.json"
     document = store.bundled(run_id).dumped()
     results = _results(run, traceset)
@@ -72,10 +75,10 @@ def import_run(store: Store, path: Path) -> tuple[KnownRun, bool]:
     settings = bundle.settings | {"isolation": _STRICT}
     bundle = bundle.model_copy(update={"settings": settings})
     # Nothing is kept that could not be read again.
-    run = read_run(StoredRun(bundle.run_id, bundle.began, settings), _unpacked(bundle))
+    read_run(StoredRun(bundle.run_id, bundle.began, settings), _unpacked(bundle))
     with store.working_on(bundle.run_id):
         is_new = store.take_in(bundle)
-    return run if is_new else known_run(store, run.run_id), is_new
+    return known_run(store, bundle.run_id), is_new
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ def _results(run: KnownRun, traceset: TraceSet | None) -> _Results:
     passed = [
         (attempt.candidate.solution, attempt.evaluation)
         for attempt in run.history.attempts
-        if attempt.candidate is not None and attempt.outcome.is_result
+        if attempt.candidate is not None
+        and attempt.outcome.is_result
+        # Another store's word makes no result here.
+        and not run.history.is_elsewheres(attempt)
     ]
     solutions = tuple(solution for solution, _ in passed)
     if traceset is None:

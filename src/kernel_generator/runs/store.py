@@ -59,6 +59,8 @@ class StoredEvent:
     """Large texts are in their place again."""
     unread: Mapping[str, str] = field(default_factory=dict[str, str])
     """Keys of those that were left out, by name."""
+    elsewhere: bool = field(default=False, compare=False)
+    """Whether it was taken in from another store, whose word it is."""
 
 
 class Store:
@@ -66,9 +68,9 @@ class Store:
 
     def __init__(self, path: Path | None = None) -> None:
         """Open the store at `path`, or make it; None: at its usual place. An older one is brought
-        up to date.
+        up to date; from one that cannot be written here what it holds can be read.
 
-        Raises `StoreError` where it cannot be read or written, is damaged (a copy is made first),
+        Raises `StoreError` where it cannot be read or made, is damaged (a copy is made first),
         or was written by a newer version of this program.
         """
         self._database = Database(path)
@@ -200,6 +202,7 @@ class Store:
                 row.kind,
                 document | {name: json.loads(texts[key]) for name, key in read.items()},
                 {name: key for name, key in keys.items() if name not in read},
+                bool(row.elsewhere),
             )
             for row, document, keys, read in zip(rows, documents, named, wanted, strict=True)
         ]
@@ -219,7 +222,7 @@ class Store:
             settings=run.settings,
             events=tuple(events),
             texts=texts,
-        )
+        ).sealed()
 
     def take_in(self, bundle: Bundle) -> bool:
         """Keep a run that another store had, whose bundle is whole. False where all of it is here
@@ -257,6 +260,7 @@ class Store:
                     "at": event.at,
                     "kind": event.kind,
                     "document": json.dumps(event.document),
+                    "elsewhere": 1,
                 }
                 connection.execute(insert(schema.events).values(noted))
         return row is None or len(bundle.events) > shared
