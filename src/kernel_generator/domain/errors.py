@@ -81,7 +81,12 @@ class ProviderError(KernelGeneratorError):
 
 
 class ProviderRefused(ProviderError):
-    """The provider said no (400, 401, 403, 404): asking again without a change is pointless."""
+    """The provider said no (401, 402, 403, 404): asking again without a change is pointless."""
+
+
+class RequestRefused(ProviderRefused):
+    """The provider said no to what this request asks (400, 413, 422): too long, say. It takes
+    others of the same model."""
 
 
 class ProviderUnavailable(ProviderError):
