@@ -12,7 +12,8 @@ import pytest
 from kernel_generator.domain.conversation import Finish, Reply
 from kernel_generator.domain.events import Replied, RunStarted, Saved
 from kernel_generator.domain.proposal import Proposal, Purpose
-from kernel_generator.reporting.lines import EventLines, each
+from kernel_generator.reporting.lines import EventLines
+from kernel_generator.runs.observers import each
 from tests.cli.commands import KEY, UNTIMED, Shell, at, start
 from tests.loopback import LoopbackServer, says
 from tests.runs.sets import RIGHT, WRONG

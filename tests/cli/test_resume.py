@@ -178,7 +178,7 @@ def test_a_trace_set_that_was_edited_is_told_with_what_changed(
     write_definition(tmp_path / "set", sizes=(3, 5), reference="def run(x):\n    return x*2+1\n")
     with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("resume", run, "--base-url", server.base_url)
-    assert "since the run began, the definition has changed" in ran.err
+    assert "note: scale_add: since the run began, the definition has changed" in ran.err
     assert "since the run began, workload n5 is new" in ran.err
 
 

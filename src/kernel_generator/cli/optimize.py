@@ -186,7 +186,8 @@ def check_outputs(as_json: bool, json_events: bool) -> None:
 
 def observer_of(progress: Progress, json_events: bool) -> Observer:
     """Who is told of events: people, and whoever reads stdout."""
-    from kernel_generator.reporting.lines import EventLines, each
+    from kernel_generator.reporting.lines import EventLines
+    from kernel_generator.runs.observers import each
 
     return each(progress, EventLines(sys.stdout)) if json_events else progress
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from pydantic_core import to_jsonable_python
 
 if TYPE_CHECKING:
-    from kernel_generator.domain.events import Event, Observer
+    from kernel_generator.domain.events import Event
 
 
 class EventLines:
@@ -41,13 +41,3 @@ class EventLines:
             self._stream.flush()
         except OSError:
             self._stream = None
-
-
-def each(*observers: Observer) -> Observer:
-    """One observer that tells several, in order."""
-
-    def tell(event: Event) -> None:
-        for observer in observers:
-            observer(event)
-
-    return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        """Notices, each with its run."""
         self._began = time.monotonic()
         self._works: dict[str, _Work] = {}
         self._definitions: dict[str, str] = {}
@@ -87,8 +89,8 @@ class Progress:
             case RunStarted() | SamplingStarted():
                 self._begin(event)
             case Notice(text):
-                if text not in self._told:
-                    self._told.add(text)
+                if (event.run_id, text) not in self._told:
+                    self._told.add((event.run_id, text))
                     self.line(f"note: {text}", event.run_id)
             case Asked(run_id, proposal):
                 doing = f"round {proposal.round}: waiting for the model ({proposal.purpose})"
@@ -159,11 +161,14 @@ class Progress:
         self.cost_usd = (self.cost_usd or 0.0) + (reply.cost_usd or 0.0) if known else None
 
     def line(self, text: str, run_id: str = "") -> None:
-        """Print one line of plain text, of a run where it is of one."""
+        """Print one line of plain text, of a run where it is of one. A console that is gone is left
+        alone: what is told there decides nothing."""
         head = ""
         if run_id in self._definitions:
             head = f"  {self._definitions[run_id]}: " if self._expected > 1 else "  "
-        self._console.print(escape(f"{head}{text}"), highlight=False, soft_wrap=True)
+        # Rich ends the program, by default, where the console's reader has gone.
+        with contextlib.suppress(OSError, SystemExit):
+            self._console.print(escape(f"{head}{text}"), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the status line away."""

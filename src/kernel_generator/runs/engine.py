@@ -28,7 +28,6 @@ from kernel_generator.domain.events import (
     Asked,
     Attempted,
     Evaluating,
-    Event,
     Notice,
     Replied,
     RunFinished,
@@ -49,6 +48,7 @@ from kernel_generator.runs.duplicates import (
     same_as,
     subject,
 )
+from kernel_generator.runs.observers import watched
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.threads import in_a_thread
@@ -104,7 +104,7 @@ class Run:
         self._judge = judge
         self._strategy = strategy
         self._goal = goal
-        self._observer = observer
+        self._tell = watched(observer)
         self._judged_on = judged_on(task)
 
     @property
@@ -352,10 +352,6 @@ class Run:
             searched_s = found.seconds
         found = session.evaluate(solution, profiles.certification(baselines, incumbent))
         return found.model_copy(update={"seconds": found.seconds + searched_s})
-
-    def _tell(self, event: Event) -> None:
-        if self._observer is not None:
-            self._observer(event)
 
 
 def solution_name(task: Task, model: str, run_id: str, proposal: Proposal) -> str:
