@@ -22,7 +22,7 @@ from kernel_generator.domain.errors import (
     RequestRefused,
     RunBusy,
 )
-from kernel_generator.reporting.tables import Row
+from kernel_generator.reporting.tables import WAITING, Row
 from kernel_generator.runs.blocking import run_blocking
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 SKIPPED = "SKIPPED"
 """What became of a definition that there was nothing to judge with."""
-WAITING = "WAITING"
-"""What became of one whose model is asked elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from kernel_generator.domain.events import (
     Replied,
     RunFinished,
     RunStarted,
+    RunStopped,
     SampleRead,
     SamplingStarted,
     Saved,
@@ -107,7 +108,9 @@ class Progress:
                 head = f"sample {proposal.sample + 1}: read {name}"
                 self.line("; ".join([head, *_asked(reply)]), run_id)
             case RunFinished():
-                self._end(event)
+                self._end(event, "finished")
+            case RunStopped():
+                self._end(event, "stopped")
             case Saved(run_id, path):
                 self.line(f"saved {path}", run_id)
         self._show()
@@ -141,10 +144,13 @@ class Progress:
             if is_best and attempt.speedup is not None:
                 self._best = max(self._best or (0.0, ""), (attempt.speedup, work.definition))
 
-    def _end(self, event: RunFinished) -> None:
+    def _end(self, event: RunFinished | RunStopped, how: str) -> None:
         work = self._works.pop(event.run_id, None)
+        if isinstance(event, RunStopped) and event.best is None:
+            # Whoever started the run is told by an error, and tells it.
+            return
         took = figures.seconds(time.monotonic() - (work.began if work else self._began))
-        self.line(f"finished after {took}: {event.reason}", event.run_id)
+        self.line(f"{how} after {took}: {event.reason}", event.run_id)
 
     def ended(self, definition: str) -> None:
         """Nothing more becomes of a definition."""

@@ -32,6 +32,8 @@ from kernel_generator.domain.events import (
     Replied,
     RunFinished,
     RunStarted,
+    RunStopped,
+    StopKind,
 )
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
@@ -51,6 +53,7 @@ from kernel_generator.runs.duplicates import (
 from kernel_generator.runs.observers import watched
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.spending import Spending
+from kernel_generator.runs.stopping import stop_kind, stopped
 from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
 
@@ -77,8 +80,8 @@ class _Ending:
     """Why a run stops here."""
 
     reason: str
-    is_over: bool = True
-    """False where it may go on later."""
+    kind: StopKind | None = None
+    """None where it is over; else it may go on later."""
 
 
 class Run:
@@ -135,30 +138,42 @@ class Run:
                 held_out=len(self.task.held_out),
             )
         )
+        try:
+            ending = await self._come_to_an_end()
+        except BaseException as error:
+            self._tell(stopped(self.run_id, error))
+            raise
+        if ending.kind is None:
+            self._tell(RunFinished(self.run_id, ending.reason, self.best))
+        else:
+            self._tell(RunStopped(self.run_id, ending.reason, ending.kind, self.best))
+        return self.best
+
+    async def _come_to_an_end(self) -> _Ending:
         for attempt in self._journal.history.attempts:
             self.attempts.append(attempt)
-            self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
+            is_best = self.best is attempt
+            self._tell(Attempted(self.run_id, attempt, is_best, recalled=True))
         reason = self._journal.history.reason
-        if reason is None:
-            if isinstance(self._author.model, OfflineModel) and self._journal.history.pending:
-                # The judge need not be got ready to find that out.
-                raise self._suspended()
-            ended = self._ended()
+        if reason is not None:
+            return _Ending(reason)
+        if isinstance(self._author.model, OfflineModel) and self._journal.history.pending:
             # The judge need not be got ready to find that out.
-            spent = "" if ended else self._spent()
-            if spent and self.best is None:
-                raise BudgetSpent(spent)
-            if ended:
-                ending = _Ending(ended)
-            elif spent:
-                ending = _Ending(spent, is_over=False)
-            else:
-                ending = await self._move_forward()
-            reason = ending.reason
-            if ending.is_over:
-                self._journal.finished(reason)
-        self._tell(RunFinished(self.run_id, reason, self.best))
-        return self.best
+            raise self._suspended()
+        ended = self._ended()
+        # The judge need not be got ready to find that out.
+        spent = "" if ended else self._spent()
+        if spent and self.best is None:
+            raise BudgetSpent(spent)
+        if ended:
+            ending = _Ending(ended)
+        elif spent:
+            ending = _Ending(spent, StopKind.BUDGET)
+        else:
+            ending = await self._move_forward()
+        if ending.kind is None:
+            self._journal.finished(ending.reason)
+        return ending
 
     async def _move_forward(self) -> _Ending:
         session = self._judge.open(self.task)
@@ -198,7 +213,7 @@ class Run:
             except BudgetSpent as spent:
                 if self.best is None:
                     raise
-                return _Ending(str(spent), is_over=False)
+                return _Ending(str(spent), StopKind.BUDGET)
             except ReplyPending as pending:
                 raise self._suspended() from pending
             except KernelGeneratorError as error:
@@ -208,8 +223,8 @@ class Run:
                         error.attempts = tuple(self.attempts)
                     raise
                 # A provider may answer later; a stored run will not.
-                is_over = isinstance(error, NeverAnswered)
-                return _Ending(f"stopped with what had passed: {error}", is_over)
+                kind = None if isinstance(error, NeverAnswered) else stop_kind(error)
+                return _Ending(f"stopped with what had passed: {error}", kind)
             if attempt is None:
                 return _Ending("the model has nothing further to propose")
             self._journal.attempted(attempt)
