@@ -14,6 +14,7 @@ from kernel_generator.domain.conversation import Finish, Usage
 from kernel_generator.domain.events import (
     Asked,
     Attempted,
+    CampaignEnded,
     Evaluating,
     Notice,
     Replied,
@@ -113,6 +114,8 @@ class Progress:
                 self._end(event, "stopped")
             case Saved(run_id, path):
                 self.line(f"saved {path}", run_id)
+            case CampaignEnded():
+                pass  # the closing table says it
         self._show()
 
     def _begin(self, event: RunStarted | SamplingStarted) -> None:
