@@ -342,6 +342,11 @@ class KernelGenerator:
         return Journal(begun.run_id, self._store)
 
     @property
+    def asks_by_file(self) -> bool:
+        """True where the model is asked elsewhere, and its replies are brought as files."""
+        return self.model_name == OFFLINE
+
+    @property
     def at_once(self) -> int:
         """How many definitions are worked on at a time where nobody says: dozens, most of which
         wait for a model; with one that answers at once, as many as devices can judge."""

@@ -37,8 +37,8 @@ class Heavy:
 
 def main():
     atexit.register(print, "tidied up")
-    threading.Thread(target=lambda: print("waited for")).start()
     print("said")
+    threading.Thread(target=lambda: print("waited for")).start()
     sys.exit(7)
 
 heavy, app.main = Heavy(), main
@@ -46,4 +46,4 @@ program.run()
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 7, ran.stderr
-    assert sorted(ran.stdout.splitlines()) == ["said", "tidied up", "waited for"]
+    assert ran.stdout.splitlines() == ["said", "waited for", "tidied up"]

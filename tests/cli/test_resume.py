@@ -208,7 +208,7 @@ def test_a_run_that_somebody_works_on_is_refused(shell: Shell, own_store: Path) 
     with Store(own_store).working_on(run):
         ran = shell.run("resume", run, "--base-url", "http://127.0.0.1:9/v1")
     assert ran.code == 2
-    assert f"run {run} is being worked on by another program" in ran.err
+    assert ran.err.count(f"run {run} is being worked on by another program") == 1
 
 
 def test_a_run_is_shown_with_its_attempts(shell: Shell) -> None:
@@ -240,7 +240,7 @@ def test_no_key_and_no_address_is_in_the_store(shell: Shell, own_store: Path) ->
         (["resume"], "error: name a run, or give --all"),
         (["resume", "abc", "--all"], "error: name a run, or give --all"),
         (["resume", ""], "error: unknown run ''"),
-        (["resume", "abc"], "error: unknown run 'abc': there are none"),
+        (["resume", "abc"], "error: unknown run 'abc': there are none; looked in '"),
         (["show", "abc"], "error: unknown run 'abc': there are none"),
         (["runs", "--store", "set"], "is a folder: name a file"),
         (["optimize", "set", *UNTIMED, "--store", "set/x.db/y"], "with --store"),

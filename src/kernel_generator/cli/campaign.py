@@ -102,6 +102,7 @@ class Campaign:
                 self._progress.line(f"error: {error}")
             self._tell_not_begun()
             return Exit.PROVIDER
+        self._tell_waiting()
         if all(row.solved for row in self.rows):
             return Exit.SOLVED
         asked = [row for row in self.rows if row.outcome != SKIPPED]
@@ -182,6 +183,16 @@ class Campaign:
         begun = [self._jobs[0].run_id] if self._jobs[0].run_id else self._progress.run_ids
         one = begun[0] if len(self._jobs) == len(begun) == 1 else None
         return f"kernel-generator resume {one or '--all'}{self._hint}"
+
+    def _tell_waiting(self) -> None:
+        """How many requests somebody has to answer, where it is more than one."""
+        count = sum(row.waits and job.generator.asks_by_file for job, row in self._rows.items())
+        if count > 1:
+            go_on = (
+                f"kernel-generator prompts export --all DIR{self._hint}, have them answered there, "
+                f"then: replies import --all DIR{self._hint}, and: resume --all{self._hint}"
+            )
+            self._progress.line(f"{count} requests wait for replies: {go_on}")
 
     def _tell_not_begun(self) -> None:
         """Definitions that were passed over have no run yet; runs have theirs still."""

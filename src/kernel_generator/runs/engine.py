@@ -50,6 +50,7 @@ from kernel_generator.runs.duplicates import (
     same_as,
     subject,
 )
+from kernel_generator.runs.letters import how_to_answer
 from kernel_generator.runs.observers import watched
 from kernel_generator.runs.saving import slug
 from kernel_generator.runs.spending import Spending
@@ -262,10 +263,7 @@ class Run:
     def _suspended(self) -> ReplyPending:
         told = f"run {self.run_id} waits for a reply"
         if self._author.model.name == OFFLINE:
-            told += (
-                f": kernel-generator prompts export {self.run_id} DIR, have it answered there, "
-                f"then: replies import {self.run_id} DIR, and: resume {self.run_id}"
-            )
+            told += f": {how_to_answer(self.run_id, self._journal.place)}"
         return ReplyPending(told)
 
     def _ended(self) -> str:
