@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kernel_generator import GeneratedSolution, KernelGenerator
-from kernel_generator.domain.events import Attempted, RunFinished
+from kernel_generator.domain.events import Attempted, RunFinished, RunStopped
 from kernel_generator.evaluation.toolchain import gpu_name
 from kernel_generator.models.scripted import ScriptedModel
 
@@ -38,7 +38,7 @@ class Desk:
 
     @property
     def reason(self) -> str:
-        return next(e.reason for e in self.events if isinstance(e, RunFinished))
+        return next(e.reason for e in self.events if isinstance(e, RunFinished | RunStopped))
 
 
 def a_desk(*replies: Any, target: str = "CPU", language: str = "python") -> Desk:

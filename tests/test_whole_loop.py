@@ -11,7 +11,7 @@ import pytest
 from kernel_generator import KernelGenerator, NoPassingSolution
 from kernel_generator.domain.conversation import Usage
 from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable
-from kernel_generator.domain.events import Attempted, RunFinished, Saved
+from kernel_generator.domain.events import Attempted, RunFinished, RunStopped, Saved, StopKind
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.proposal import Purpose
 from kernel_generator.evaluation.judge import Limits
@@ -329,8 +329,10 @@ def test_a_provider_that_fails_later_does_not_take_back_what_passed(tmp_path: Pa
         solution, events = run_loop(traceset, model, rounds=5, keep_improving=True)
     assert solution.evaluation is not None
     assert solution.evaluation.outcome is Outcome.PASSED
-    finished = [e for e in events if isinstance(e, RunFinished)]
-    assert finished[0].reason.startswith("stopped with what had passed: 127.0.0.1 gave no whole")
+    [stopped] = [e for e in events if isinstance(e, RunStopped)]
+    assert stopped.kind is StopKind.PROVIDER
+    assert stopped.best is not None
+    assert stopped.reason.startswith("stopped with what had passed: 127.0.0.1 gave no whole")
 
 
 # --- a real language model -------------------------------------------------------------------

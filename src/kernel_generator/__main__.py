@@ -1,6 +1,6 @@
 """`python -m kernel_generator`: the command line."""
 
-from kernel_generator.cli.app import main
+from kernel_generator.cli.program import run
 
 if __name__ == "__main__":
-    main()
+    run()

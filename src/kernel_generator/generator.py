@@ -40,6 +40,7 @@ from kernel_generator.runs.engine import Run
 from kernel_generator.runs.generated import GeneratedSolution
 from kernel_generator.runs.goal import Goal, check_goal
 from kernel_generator.runs.journal import Journal, known_run, note_saved
+from kernel_generator.runs.observers import watched
 from kernel_generator.runs.replay import REPLAY, ReplayModel
 from kernel_generator.runs.results import saved_before, solution_of, why_none
 from kernel_generator.runs.samples import Samples
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from flashinfer_bench import Definition, Solution, TraceSet, Workload
 
     from kernel_generator.domain.budget import Budget, Price
-    from kernel_generator.domain.events import Event, Observer
+    from kernel_generator.domain.events import Observer
     from kernel_generator.domain.target import Target
     from kernel_generator.evaluation.judge import Judge, Limits
     from kernel_generator.models.protocol import LanguageModel
@@ -91,7 +92,8 @@ class KernelGenerator:
     model
         A `LanguageModel` to ask instead of opening one by name.
     on_event
-        Called with every event of every run.
+        Called with every event of every run. One that raises is told of once, with its traceback
+        (by `logging`), and not called again; the run goes on.
     limits
         How long each step of a candidate may take.
     isolation
@@ -168,7 +170,7 @@ class KernelGenerator:
         self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
         """What was spent so far."""
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
-        self._on_event = on_event
+        self._tell = watched(on_event)
         self._judge: Judge = judge or judge_of(target_gpu, isolation, limits)
         self._isolation, self._dialect = isolation, dialect
         if isinstance(model, OfflineModel) and self._store is None:
@@ -216,7 +218,7 @@ class KernelGenerator:
             raise InvalidInput(f"pass_k is {pass_k}: ask for at least 1 solution")
         searched, held_out = split_workloads(definition, workloads)
         task = Task(definition, searched, held_out, self.target, self.language)
-        samples = Samples(task, self._author, self._on_event)
+        samples = Samples(task, self._author, self._tell)
         with self._under_way():
             async with self._author.at_work():
                 try:
@@ -293,7 +295,7 @@ class KernelGenerator:
         strategy = Refine()
         journal = self._journal(self._settings(task, goal, strategy.name), task, begun)
         run = Run(
-            *(task, self._author, self._judge, strategy, goal, journal, self._on_event),
+            *(task, self._author, self._judge, strategy, goal, journal, self._tell),
             spending=self.spending,
         )
         with journal.held():
@@ -341,9 +343,14 @@ class KernelGenerator:
         if any(step.evaluation is not None for step in begun.history.steps.values()):
             begun.settings.check_same(begun.run_id, task)
         for change in begun.settings.changes(task):
-            told = f"since the run began, {change}"
+            told = f"{begun.settings.definition}: since the run began, {change}"
             self._tell(Notice(told, begun.run_id))
         return Journal(begun.run_id, self._store)
+
+    @property
+    def asks_by_file(self) -> bool:
+        """True where the model is asked elsewhere, and its replies are brought as files."""
+        return self.model_name == OFFLINE
 
     @property
     def at_once(self) -> int:
@@ -400,10 +407,6 @@ class KernelGenerator:
             yield
         finally:
             self._running -= 1
-
-    def _tell(self, event: Event) -> None:
-        if self._on_event is not None:
-            self._on_event(event)
 
 
 def _asker(model: OfflineModel) -> str:

@@ -15,6 +15,7 @@ from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain
 from kernel_generator.prompts import logs
 from kernel_generator.runs.defaults import resolve_target
+from kernel_generator.runs.observers import watched
 from kernel_generator.runs.tasks import make_task
 from kernel_generator.runs.tracesets import solutions_by_name
 
@@ -55,9 +56,9 @@ def evaluate(
     chosen = default_baselines(task)
     if baselines is not None:
         chosen = named_baselines(task, baselines, solutions_by_name(traceset))
-    if on_event is not None:
-        for notice in notices:
-            on_event(Notice(notice))
+    tell = watched(on_event)
+    for notice in notices:
+        tell(Notice(notice))
     session = LocalJudge(limits, isolation).open(task)
     try:
         session.prepare()

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import signal
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +17,17 @@ from rich.console import Console
 
 from kernel_generator import KernelGenerator
 from kernel_generator.cli.campaign import Campaign, Job
+from kernel_generator.cli.console import Lasting
 from kernel_generator.cli.exits import Exit
 from kernel_generator.domain.budget import Budget
 from kernel_generator.domain.conversation import Finish, Reply, Usage
-from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable
+from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable, RequestRefused
+from kernel_generator.domain.events import Saved
 from kernel_generator.evaluation.judge import Opened
 from kernel_generator.reporting.progress import Progress
 from kernel_generator.runs.goal import Goal
 from kernel_generator.runs.journal import known_runs
+from kernel_generator.runs.observers import each
 from kernel_generator.runs.spending import Spending
 from kernel_generator.runs.store import Store
 from tests.cli.commands import UNTIMED, Shell, at
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
     from kernel_generator.domain.conversation import Request
     from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.domain.events import Event, Observer
 
 
 class PassesAll:
@@ -61,10 +67,8 @@ class PassesAll:
 class Answers:
     """A model that does what a function does, then answers. Scripted."""
 
-    name = "scripted"
-
-    def __init__(self, does: Callable[[str], Awaitable[None]]) -> None:
-        self._does = does
+    def __init__(self, does: Callable[[str], Awaitable[None]], name: str = "scripted") -> None:
+        self._does, self.name = does, name
         self.asked: list[str] = []
 
     async def ask(self, request: Request) -> Reply:
@@ -90,23 +94,25 @@ class Work:
         at_once: int = 32,
         rounds: int = 2,
         budget: Budget | None = None,
+        observer: Observer | None = None,
+        console: Console | None = None,
     ) -> None:
         self.store = tmp_path / "runs.db"
         self._out = io.StringIO()
         traceset = a_traceset(tmp_path / "set", *names)
-        progress = Progress(Console(file=self._out, width=400))
+        self.progress = Progress(console or Console(file=self._out, width=400))
         generator = KernelGenerator(
             model=model,
             language="python",
             target_gpu="V100",
             store=self.store,
             judge=PassesAll(),
-            on_event=progress,
+            on_event=each(self.progress, observer) if observer else self.progress,
             budget=Spending(budget),
         )
         goal = Goal(rounds, keep_improving=True)
-        jobs = [Job(generator, traceset, name, goal) for name in names]
-        self.campaign = Campaign(jobs, progress, at_once, " --store here.db")
+        self.jobs = [Job(generator, traceset, name, goal) for name in names]
+        self.campaign = Campaign(self.jobs, self.progress, at_once, " --store here.db")
 
     def run(self) -> Exit:
         return self.campaign.work()
@@ -191,7 +197,97 @@ def test_no_further_one_is_begun_once_the_provider_refuses(tmp_path: Path) -> No
     work = Work(tmp_path, "abcdef", Answers(refuse), at_once=2)
     assert work.run() is Exit.PROVIDER
     assert set(work.outcomes) == {"a", "b"}
-    assert "not begun: 4 definitions; optimize -d c -d d -d e -d f" in work.told
+    assert "not begun: 4 definitions; for them, this command with -d c -d d -d e -d f" in work.told
+
+
+def test_a_request_that_is_refused_is_its_definitions_affair(tmp_path: Path) -> None:
+    async def refuse(definition: str) -> None:
+        if definition == "a":
+            raise RequestRefused("too long")
+
+    work = Work(tmp_path, "abcdef", Answers(refuse), at_once=2)
+    assert work.run() is Exit.UNSOLVED
+    assert work.outcomes == {"a": "FAILED"} | dict.fromkeys("bcdef", "PASSED")
+    assert "not begun" not in work.told
+
+
+def test_a_model_that_is_refused_leaves_the_others_alone_and_names_what_it_passed_over(
+    tmp_path: Path,
+) -> None:
+    async def refuse(_: str) -> None:
+        raise ProviderRefused("no such model")
+
+    gone = Work(tmp_path / "gone", "abc", Answers(refuse, "gone"))
+    here = Work(tmp_path / "here", "de", Answers(nothing))
+    jobs = [replace(job, run_id=None) for job in (*gone.jobs, *here.jobs)]
+    campaign = Campaign(jobs, here.progress, 1)
+    assert campaign.work() is Exit.PROVIDER
+    outcomes = {row.definition: row.outcome for row in campaign.rows}
+    assert outcomes == {"a": "FAILED", "d": "PASSED", "e": "PASSED"}
+    assert "not begun: 2 definitions; for them, this command with -d b -d c" in here.told
+
+
+def test_runs_that_were_passed_over_are_named(tmp_path: Path) -> None:
+    async def refuse(_: str) -> None:
+        raise ProviderRefused("no such model")
+
+    work = Work(tmp_path, "abc", Answers(refuse), at_once=3)
+    work.run()
+    ids = {run.settings.definition: run.run_id for run in known_runs(Store(work.store))[0]}
+    jobs = [replace(job, run_id=ids[job.definition]) for job in work.jobs]
+    assert Campaign(jobs, work.progress, 1, " --store here.db").work() is Exit.PROVIDER
+    left = f"({ids['b']}, {ids['c']})"
+    go_on = "for them: kernel-generator resume --all --store here.db"
+    assert f"not touched: 2 runs {left}; {go_on}" in work.told
+
+
+def test_an_observer_that_raises_changes_nothing(tmp_path: Path) -> None:
+    def fails(event: Event) -> None:
+        if isinstance(event, Saved):
+            raise ZeroDivisionError("of the observer's own")
+
+    work = Work(tmp_path, "abc", Answers(nothing), observer=fails)
+    assert work.run() is Exit.SOLVED
+    assert work.outcomes == dict.fromkeys("abc", "PASSED")
+
+
+def test_what_goes_wrong_in_saving_stays_with_its_definition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_fail(self: KernelGenerator, solution: Any, traceset: Any) -> Any:
+        if solution.definition == "b":
+            raise ZeroDivisionError("a bug")
+        return save(self, solution, traceset)
+
+    save = KernelGenerator.save
+    monkeypatch.setattr(KernelGenerator, "save", may_fail)
+    work = Work(tmp_path, "abc", Answers(nothing))
+    assert work.run() is Exit.FAULT
+    assert [row.solved for row in work.campaign.rows] == [True, False, True]
+    assert "a fault of this program, ZeroDivisionError: a bug" in work.told
+
+
+def test_a_console_whose_reader_has_gone_changes_nothing(tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w", closefd=False) as gone:
+        work = Work(tmp_path, "abc", Answers(nothing), console=Lasting(file=gone))
+        assert work.run() is Exit.SOLVED
+        assert work.outcomes == dict.fromkeys("abc", "PASSED")
+        # What was left unwritten would be written once more when it is closed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writes)
+    os.close(writes)
+
+
+def test_after_ctrl_c_one_run_is_named(tmp_path: Path) -> None:
+    async def interrupt(_: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    work = Work(tmp_path, "a", Answers(interrupt))
+    assert work.run() is Exit.INTERRUPTED
+    [run] = known_runs(Store(work.store))[0]
+    assert f"to go on: kernel-generator resume {run.run_id} --store here.db" in work.told
 
 
 def test_no_further_one_is_begun_once_the_store_takes_nothing_more_and_no_reply_is_lost(
@@ -206,7 +302,7 @@ def test_no_further_one_is_begun_once_the_store_takes_nothing_more_and_no_reply_
     work = Work(tmp_path, "abc", model := Answers(spoil), at_once=1)
     assert work.run() is Exit.UNSOLVED
     assert model.asked == ["a"]
-    assert "not begun: 2 definitions; optimize -d b -d c" in work.told
+    assert "not begun: 2 definitions; for them, this command with -d b -d c" in work.told
     [kept] = tmp_path.glob("rescued_reply_*_r1.json")
     run = kept.name.split("_")[2]
     assert f"the reply of round 1 of run {run} was paid for, and is kept in {kept}" in work.told
@@ -227,7 +323,7 @@ def test_ctrl_c_keeps_what_passed_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert work.run() is Exit.INTERRUPTED
     assert work.outcomes == {"a": "PASSED", "b": "PASSED"}
     assert "to go on: kernel-generator resume --all --store here.db" in work.told
-    assert "not begun: 1 definition; optimize -d c" in work.told
+    assert "not begun: 1 definition; for them, this command with -d c" in work.told
     found, problems = known_runs(Store(work.store))
     assert not problems
     assert [run.history.reason for run in found] == [None, None]

@@ -10,7 +10,7 @@ import pytest
 from kernel_generator.runs.store import Store
 from tests.cli.commands import UNTIMED, Shell, at
 from tests.loopback import LoopbackServer, fails
-from tests.runs.sets import OP_TYPE, RIGHT, WRONG
+from tests.runs.sets import OP_TYPE, RIGHT, WRONG, write_definition
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,8 +137,53 @@ def test_replies_of_other_runs_and_other_files_are_passed_over(
     answer(tmp_path / "back", "deadbeef-r1.reply.md", RIGHT)
     answer(tmp_path / "back", "notes.md", "to be done")
     ran = shell.run("replies", "import", run, "back")
-    assert ran.code == 0
+    assert ran.code == 1
     assert "0 taken, 0 known already" in ran.err
+    assert f"not there: {run}-r1.reply.md" in ran.err
+    assert "nearly so" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "name", ["{run}-r1.reply.txt", "{run}-r1-reply.md", "{run}-1.reply.md", "{run}-r1.Reply.md"]
+)
+def test_a_file_that_is_called_nearly_right_is_named(
+    shell: Shell, tmp_path: Path, run: str, name: str
+) -> None:
+    name = name.format(run=run)
+    shell.run("prompts", "export", run, "back")
+    answer(tmp_path / "back", name, RIGHT)
+    ran = shell.run("replies", "import", run, "back")
+    assert ran.code == 1
+    assert f"not there: {run}-r1.reply.md\ncalled nearly so, and not taken: {name}\n" in ran.err
+
+
+def test_who_answered_is_named_and_shown(shell: Shell, tmp_path: Path, run: str) -> None:
+    answer(tmp_path / "back", f"{run}-r1.reply.md", "no program at all")
+    ran = shell.run("replies", "import", run, "back", "--author", "  ")
+    assert ran.code == 2
+    assert "--author is blank" in ran.err
+    shell.run("replies", "import", run, "back", "--author", "a colleague")
+    shell.run("resume", run)
+    assert "a colleague" in shell.run("show", run).out
+    [attempt] = shell.run("show", run, "--json").document["attempts"]
+    assert attempt["answered_by"] == "a colleague"
+
+
+def test_all_that_waits_goes_out_and_comes_back_at_once(shell: Shell, tmp_path: Path) -> None:
+    write_definition(tmp_path / "set", "other", sizes=(3,))
+    named = ("--store", "my runs.db")
+    ran = shell.run(*OFFLINE, *named)
+    assert "failed 0, waiting 2" in ran.out
+    wait = "2 requests wait for replies: kernel-generator prompts export --all DIR --store "
+    assert f"{wait}'my runs.db'" in ran.err
+    assert "my runs.db', and: resume" in ran.err
+    ran = shell.run("prompts", "export", "--all", "back", *named)
+    assert "2 requests of 2 runs wait for replies" in ran.err
+    for path in ran.out.split():
+        (tmp_path / path).with_suffix(".reply.md").write_text("no program at all")
+    ran = shell.run("replies", "import", "--all", "back", *named)
+    assert ran.code == 0
+    assert "2 taken, 0 known already; to go on: kernel-generator resume --all" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -149,8 +194,10 @@ def test_replies_of_other_runs_and_other_files_are_passed_over(
         (["replies", "import", "{run}", "missing"], "there is no folder 'missing'"),
         (["prompts", "export", "{run}", "set/definitions.json"], "cannot be written"),
         (["generate", "set", "-d", "scale_add", "--model", "offline"], "optimize alone"),
+        (["prompts", "export", "{run}"], "name a run and a folder"),
+        (["replies", "import", "--all", "{run}", "back"], "name the folder alone"),
     ],
-    ids=["export unknown", "import unknown", "no folder", "a file", "generate"],
+    ids=["export unknown", "import unknown", "no folder", "a file", "generate", "one", "both"],
 )
 def test_bad_input_is_told_in_a_sentence(
     shell: Shell, tmp_path: Path, run: str, arguments: list[str], says: str

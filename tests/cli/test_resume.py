@@ -178,7 +178,7 @@ def test_a_trace_set_that_was_edited_is_told_with_what_changed(
     write_definition(tmp_path / "set", sizes=(3, 5), description="said better")
     with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("resume", run, "--base-url", server.base_url)
-    assert "since the run began, the description has changed" in ran.err
+    assert "note: scale_add: since the run began, the description has changed" in ran.err
     assert "since the run began, workload n5 is new" in ran.err
 
 
@@ -238,7 +238,7 @@ def test_a_run_that_somebody_works_on_is_refused(shell: Shell, own_store: Path) 
     with Store(own_store).working_on(run):
         ran = shell.run("resume", run, "--base-url", "http://127.0.0.1:9/v1")
     assert ran.code == 2
-    assert f"run {run} is being worked on by another program" in ran.err
+    assert ran.err.count(f"run {run} is being worked on by another program") == 1
 
 
 def test_a_run_is_shown_with_its_attempts(shell: Shell) -> None:
@@ -270,7 +270,7 @@ def test_no_key_and_no_address_is_in_the_store(shell: Shell, own_store: Path) ->
         (["resume"], "error: name a run, or give --all"),
         (["resume", "abc", "--all"], "error: name a run, or give --all"),
         (["resume", ""], "error: unknown run ''"),
-        (["resume", "abc"], "error: unknown run 'abc': there are none"),
+        (["resume", "abc"], "error: unknown run 'abc': there are none; looked in '"),
         (["show", "abc"], "error: unknown run 'abc': there are none"),
         (["runs", "--store", "set"], "is a folder: name a file"),
         (["optimize", "set", *UNTIMED, "--store", "set/x.db/y"], "with --store"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kernel_generator.domain.conversation import Finish
-from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable
+from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable, RequestRefused
 from kernel_generator.models.credentials import resolve
 from kernel_generator.models.endpoint_model import EndpointModel
 from kernel_generator.models.open_model import open_model
@@ -182,7 +182,10 @@ def printed_with_both_keys_set(behaviour: Behaviour, error: type[ProviderError])
 
 @pytest.mark.parametrize(
     ("behaviour", "error"),
-    [(b, ProviderRefused) for b in REFUSES_WITH_AN_ECHO.values()]
+    [
+        (b, RequestRefused if status == "400" else ProviderRefused)
+        for status, b in REFUSES_WITH_AN_ECHO.items()
+    ]
     + [(b, ProviderUnavailable) for b in FAILS_WITH_AN_ECHO.values()],
     ids=[f"refused-{n}" for n in REFUSES_WITH_AN_ECHO]
     + [f"unavailable-{n}" for n in FAILS_WITH_AN_ECHO],
@@ -192,6 +195,28 @@ def test_no_traceback_shows_a_key(behaviour: Behaviour, error: type[ProviderErro
     assert error.__name__ in printed
     assert not [key for key in KEYS.values() if key in printed]
     assert "openai." not in printed, "the SDK's own errors quote the provider unedited"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (fails(400, "too long", code="context_length_exceeded"), RequestRefused),
+        (fails(413), RequestRefused),
+        (fails(422), RequestRefused),
+        (streams_an_error("too long", "context_length_exceeded"), RequestRefused),
+        (streams_an_error("who?", "model_not_found"), ProviderRefused),
+        (fails(400, "who?", code="model_not_found"), ProviderRefused),
+        (fails(400, "API key not valid. Please pass a valid API key."), ProviderRefused),
+        (fails(401), ProviderRefused),
+        (fails(404), ProviderRefused),
+    ],
+)
+def test_what_is_about_the_request_is_told_from_what_is_about_key_and_model(
+    behaviour: Behaviour, error: type[ProviderError]
+) -> None:
+    with LoopbackServer([behaviour]) as server, pytest.raises(error) as raised:
+        ask(model_at(server.base_url))
+    assert type(raised.value) is error
 
 
 def test_an_exhausted_quota_is_a_refusal_not_a_wait() -> None:

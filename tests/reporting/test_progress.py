@@ -66,6 +66,11 @@ def test_a_notice_is_told_once() -> None:
     assert shown(Notice("mind the gap"), Notice("mind the gap")).count("mind the gap") == 1
 
 
+def test_the_same_notice_of_two_runs_is_told_twice() -> None:
+    text = shown(Notice("mind the gap", "r1"), Notice("mind the gap", "r2"))
+    assert text.count("mind the gap") == 2
+
+
 def test_why_a_run_ended_is_told() -> None:
     assert "a version passed" in shown(RunFinished("id1", "a version passed", None))
 

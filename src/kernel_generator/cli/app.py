@@ -124,7 +124,7 @@ app.command("doctor", help="Tell what works on this machine and what to do about
 
 
 def main() -> None:
-    """Entry point of `kernel-generator`."""
+    """What `kernel-generator` does in its process."""
     signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, TextIOWrapper):
         # A name may hold what the terminal's encoding, or any, has no bytes for.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernel_generator.cli.exits import Exit
-from kernel_generator.cli.keeping import keep
+from kernel_generator.cli.keeping import Kept, keep
 from kernel_generator.domain.errors import (
     BudgetSpent,
     KernelGeneratorError,
@@ -19,10 +19,11 @@ from kernel_generator.domain.errors import (
     ProviderError,
     ProviderRefused,
     ReplyPending,
+    RequestRefused,
     RunBusy,
     StoreError,
 )
-from kernel_generator.reporting.tables import Row
+from kernel_generator.reporting.tables import WAITING, Row
 from kernel_generator.runs.blocking import run_blocking
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 SKIPPED = "SKIPPED"
 """What became of a definition that there was nothing to judge with."""
-WAITING = "WAITING"
-"""What became of one whose model is asked elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +69,18 @@ class Campaign:
         """Since when, by the monotonic clock."""
         self._rows: dict[Job, Row] = {}
         self._unanswered = 0
-        self._stopped: KernelGeneratorError | None = None
-        """Why no further definition is begun."""
+        self._passed_over: list[Job] = []
+        """Never begun, since their model is not to be had."""
+        self._refused: dict[str, ProviderRefused] = {}
+        """Why nothing further is asked of a model: one command asks each at one endpoint."""
+        self._stopped: BudgetSpent | RunBusy | StoreError | None = None
+        """Why no further definition is begun at all."""
         self._faulty = False
 
     def work(self) -> Exit:
-        """Work through the definitions. None is begun any more once the provider refuses, the
-        budget is spent or the store takes nothing more; Ctrl-C ends all. Raises `RunBusy` where it
-        is about one run."""
+        """Work through the definitions. None is begun any more once the budget is spent or the
+        store takes nothing more, and none with a model whose provider refuses the key or knows no
+        such model; Ctrl-C ends all. Raises `RunBusy` where it is about one run."""
         self._progress.expect(len(self._jobs))
         try:
             run_blocking(self._all())
@@ -94,11 +97,17 @@ class Campaign:
             self._progress.line(f"{self._stopped}; to go on with more: {self._resume}")
             self._tell_not_begun()
             return Exit.UNSOLVED
-        if self._stopped is not None:
-            # No further definition would have fared better.
+        if isinstance(self._stopped, StoreError):
             self._progress.line(f"error: {self._stopped}")
             self._tell_not_begun()
-            return Exit.UNSOLVED if isinstance(self._stopped, StoreError) else Exit.PROVIDER
+            return Exit.UNSOLVED
+        if self._refused:
+            # No further definition would have fared better.
+            for error in self._refused.values():
+                self._progress.line(f"error: {error}")
+            self._tell_not_begun()
+            return Exit.PROVIDER
+        self._tell_waiting()
         if all(row.solved for row in self.rows):
             return Exit.SOLVED
         asked = [row for row in self.rows if row.outcome != SKIPPED]
@@ -112,6 +121,9 @@ class Campaign:
     async def _some(self) -> None:
         while self._waiting and self._stopped is None:
             number, job = self._waiting.popleft()
+            if job.generator.model_name in self._refused:
+                self._passed_over.append(job)
+                continue
             self._under_way[job] = time.monotonic()
             total = len(self._jobs)
             definition = job.traceset.definitions[job.definition]
@@ -125,6 +137,12 @@ class Campaign:
     async def _process(self, job: Job) -> None:
         """One definition. Whatever goes wrong with it stays with it."""
         try:
+            await self._attempt(job)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, told as such
+            self._failed(job, "FAILED", self._fault(error))
+
+    async def _attempt(self, job: Job) -> None:
+        try:
             solution = await job.generator.optimized_generate_async(
                 traceset=job.traceset,
                 definition=job.traceset.definitions[job.definition],
@@ -137,18 +155,18 @@ class Campaign:
             self._went_wrong(job, error)
             # A run that goes on may have a reply that was paid for: it finds out by itself.
             begins = job.run_id is None
-            ends_all = isinstance(error, ProviderRefused | StoreError)
-            if ends_all or (isinstance(error, BudgetSpent) and begins):
+            if isinstance(error, ProviderRefused) and not isinstance(error, RequestRefused):
+                self._refused.setdefault(job.generator.model_name, error)
+            if isinstance(error, StoreError) or (isinstance(error, BudgetSpent) and begins):
                 self._stopped = self._stopped or error
-            if isinstance(error, RunBusy) and len(self._jobs) == 1:
-                self._stopped = error
-        except Exception as error:  # noqa: BLE001 - a fault of ours, told as such
-            self._faulty = True
-            self._progress.line(traceback.format_exc())
-            told = f"a fault of this program, {type(error).__name__}: {error}; please report it"
-            self._failed(job, "FAILED", told)
         else:
             self._save(job, solution)
+
+    def _fault(self, error: Exception) -> str:
+        """Tells what is our fault, and gives the sentence for the table."""
+        self._faulty = True
+        self._progress.line("".join(traceback.format_exception(error)))
+        return f"a fault of this program, {type(error).__name__}: {error}; please report it"
 
     def _interrupted(self) -> Exit:
         """After Ctrl-C: what passed is saved."""
@@ -166,19 +184,41 @@ class Campaign:
 
     @property
     def _resume(self) -> str:
-        run_id = self._jobs[0].run_id if len(self._jobs) == 1 else None
-        return f"kernel-generator resume {run_id or '--all'}{self._hint}"
+        """The command that goes on; it names the run where there is one."""
+        begun = [self._jobs[0].run_id] if self._jobs[0].run_id else self._progress.run_ids
+        one = begun[0] if len(self._jobs) == len(begun) == 1 else None
+        return f"kernel-generator resume {one or '--all'}{self._hint}"
+
+    def _tell_waiting(self) -> None:
+        """How many requests somebody has to answer, where it is more than one."""
+        count = sum(row.waits and job.generator.asks_by_file for job, row in self._rows.items())
+        if count > 1:
+            go_on = (
+                f"kernel-generator prompts export --all DIR{self._hint}, have them answered there, "
+                f"then: replies import --all DIR{self._hint}, and: resume --all{self._hint}"
+            )
+            self._progress.line(f"{count} requests wait for replies: {go_on}")
 
     def _tell_not_begun(self) -> None:
-        """Those have no run that could be resumed, or have theirs still."""
-        names = [job.definition for _, job in self._waiting if job.run_id is None]
+        """Definitions that were passed over have no run yet; runs have theirs still."""
+        left = [*self._passed_over, *(job for _, job in self._waiting)]
+        names = [job.definition for job in left if job.run_id is None]
         if names:
             told = " ".join(f"-d {name}" for name in names)
             count = f"{len(names)} definition{'s' if len(names) > 1 else ''}"
-            self._progress.line(f"not begun: {count}; optimize {told}")
+            self._progress.line(f"not begun: {count}; for them, this command with {told}")
+        runs = [job.run_id for job in left if job.run_id is not None]
+        if runs:
+            count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+            go_on = f"kernel-generator resume --all{self._hint}"
+            self._progress.line(f"not touched: {count} ({', '.join(runs)}); for them: {go_on}")
 
     def _went_wrong(self, job: Job, error: KernelGeneratorError) -> None:
         message = str(error)
+        if isinstance(error, RunBusy) and len(self._jobs) == 1:
+            # Whoever started this tells it.
+            self._stopped = error
+            return
         if isinstance(error, ProviderError):
             self._unanswered += 1
             message += _after(error)
@@ -191,7 +231,11 @@ class Campaign:
         self._save(job, best)
 
     def _save(self, job: Job, solution: GeneratedSolution) -> None:
-        kept = keep(job.generator, solution, job.traceset, self._progress)
+        try:
+            kept = keep(job.generator, solution, job.traceset, self._progress)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, told as such
+            kept = Kept(None, self._fault(error))
+            self._tell(job, kept.message)
         evaluation = solution.evaluation
         self._rows[job] = Row(
             definition=job.definition,

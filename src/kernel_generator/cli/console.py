@@ -19,15 +19,25 @@ _PLAIN_WIDTH = 160
 """Columns where nobody's terminal says: wide enough that a table is not folded to shreds."""
 
 
+class Lasting(Console):
+    """One whose reader may go away (`| head`): nothing is printed any more, and that is all. Rich
+    itself would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by Rich."""
+        self.quiet = True
+
+
 def to_people(as_json: bool = False) -> Console:
     """The console for a command's result."""
-    stream = sys.stderr if as_json else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH)
+    if as_json:
+        return to_stderr()
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
 def to_stderr() -> Console:
     """The console for progress and warnings."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH)
+    return Lasting(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH)
 
 
 def print_json(document: object) -> None:

@@ -68,6 +68,7 @@ def show(
                 "outcome": attempt.outcome.value,
                 "message": attempt.message,
                 "solution": attempt.candidate.solution.name if attempt.candidate else None,
+                "answered_by": attempt.reply.model if attempt.reply else None,
                 "cost_usd": attempt.reply.cost_usd if attempt.reply else None,
                 "evaluation": plain(attempt.evaluation) if attempt.evaluation else None,
             }

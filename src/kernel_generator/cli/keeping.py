@@ -31,12 +31,12 @@ def keep(
     generator: KernelGenerator, solution: Solution, traceset: TraceSet, progress: Progress
 ) -> Kept:
     """Save a result; a second Ctrl-C does not take away what the first one is saving."""
-    from kernel_generator.domain.errors import SaveFailed, TraceSetError
+    from kernel_generator.domain.errors import KernelGeneratorError, SaveFailed
 
     with _uninterrupted():
         try:
             return Kept(generator.save(solution, traceset))
-        except (SaveFailed, TraceSetError) as error:
+        except KernelGeneratorError as error:
             try:
                 message = f"{error}; the solution is kept in {generator.rescue(solution)}"
             except SaveFailed as worse:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernel_generator.cli.console import plain, print_json, to_people, to_stderr, warn_of
+from kernel_generator.cli.console import warn_of
 from kernel_generator.cli.options import (
     BaseUrlOption,
     BatchOption,
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flashinfer_bench import TraceSet
-
-    from kernel_generator.domain.events import Observer
-    from kernel_generator.reporting.progress import Progress
-    from kernel_generator.reporting.tables import Row
 
 
 def optimize(
@@ -88,9 +83,9 @@ def optimize(
     from kernel_generator.cli.batch import Batching
     from kernel_generator.cli.budgets import budget_of, price_of
     from kernel_generator.cli.campaign import Campaign, Job
+    from kernel_generator.cli.outputs import Outputs
     from kernel_generator.domain.errors import InvalidInput
     from kernel_generator.generator import KernelGenerator
-    from kernel_generator.reporting.progress import Progress
     from kernel_generator.runs.database import default_path
     from kernel_generator.runs.defaults import judge_of
     from kernel_generator.runs.goal import Goal, check_goal
@@ -98,7 +93,7 @@ def optimize(
     from kernel_generator.runs.spending import Spending
     from kernel_generator.runs.store import Store
 
-    check_outputs(as_json, json_events)
+    outputs = Outputs(as_json, json_events)
     chosen = _chosen(tracesets, definitions)
     if not chosen:
         at = ", ".join(f"'{path}'" for path in tracesets)
@@ -115,43 +110,43 @@ def optimize(
         return tell_estimate(chosen, Wanted(*asking, store=kept), as_json)
     for traceset, _ in chosen:
         writable_root(traceset)
-    progress = Progress(to_stderr())
     hint = at_store(store)
-    observer = observer_of(progress, json_events)
-    batching = Batching(Store(store), base_url, progress, observer, hint) if batch else None
-    spending = Spending(budget, stated)
-    judge = judge_of(target, isolation, evaluators=evaluators)
-    generators = [
-        KernelGenerator(
-            model,
-            language,
-            target,
-            base_url=base_url,
-            reasoning_effort=reasoning_effort,
-            dialect=dialect,
-            on_event=observer,
-            isolation=isolation,
-            store=kept,
-            budget=spending,
-            judge=judge,
-            batch=batch,
-        )
-        for _ in chosen
-    ]
-    judge.check()
-    if batching is not None:
-        batching.begin(model, dialect, reasoning_effort)
-    work = [
-        Job(generator, traceset, name, goal)
-        for generator, (traceset, names) in zip(generators, chosen, strict=True)
-        for name in names
-    ]
-    campaign = Campaign(work, progress, jobs or generators[0].at_once, hint)
-    code = campaign.work()
-    if batching is not None:
-        code = batching.end(code, spending)
-    conclude(campaign.rows, progress, len(work), kept, as_json, json_events)
-    return code
+    with outputs:
+        progress, observer = outputs.progress, outputs.observer
+        batching = Batching(Store(store), base_url, progress, observer, hint) if batch else None
+        spending = Spending(budget, stated)
+        judge = judge_of(target, isolation, evaluators=evaluators)
+        generators = [
+            KernelGenerator(
+                model,
+                language,
+                target,
+                base_url=base_url,
+                reasoning_effort=reasoning_effort,
+                dialect=dialect,
+                on_event=observer,
+                isolation=isolation,
+                store=kept,
+                budget=spending,
+                judge=judge,
+                batch=batch,
+            )
+            for _ in chosen
+        ]
+        judge.check()
+        if batching is not None:
+            batching.begin(model, dialect, reasoning_effort)
+        work = [
+            Job(generator, traceset, name, goal)
+            for generator, (traceset, names) in zip(generators, chosen, strict=True)
+            for name in names
+        ]
+        campaign = Campaign(work, progress, jobs or generators[0].at_once, hint)
+        code = campaign.work()
+        if batching is not None:
+            code = batching.end(code, spending)
+        outputs.conclude(campaign.rows, len(work), kept, code)
+        return code
 
 
 def _chosen(paths: list[Path], definitions: list[str] | None) -> list[tuple[TraceSet, list[str]]]:
@@ -174,79 +169,3 @@ def _chosen(paths: list[Path], definitions: list[str] | None) -> list[tuple[Trac
                 definition_of(loaded[0], name)
         chosen = [(one, [name for name in names if name in one.definitions]) for one in loaded]
     return [(one, names) for one, names in chosen if names]
-
-
-def check_outputs(as_json: bool, json_events: bool) -> None:
-    """Raises `InvalidInput` where stdout is wanted for two things."""
-    from kernel_generator.domain.errors import InvalidInput
-
-    if as_json and json_events:
-        raise InvalidInput("--json prints one document and --json-events lines: choose one")
-
-
-def observer_of(progress: Progress, json_events: bool) -> Observer:
-    """Who is told of events: people, and whoever reads stdout."""
-    from kernel_generator.reporting.lines import EventLines, each
-
-    return each(progress, EventLines(sys.stdout)) if json_events else progress
-
-
-def conclude(
-    rows: list[Row],
-    progress: Progress,
-    total: int,
-    store: Path,
-    as_json: bool,
-    json_events: bool = False,
-) -> None:
-    """The closing table and statistics of `total` definitions."""
-    from kernel_generator.cli.economy import economy_of_runs, summary_lines
-    from kernel_generator.reporting import figures
-    from kernel_generator.reporting.tables import campaign_notes, campaign_table
-
-    solved = sum(row.solved for row in rows)
-    rate = 100.0 * solved / len(rows) if rows else 0.0
-    economy = economy_of_runs(store, progress.run_ids)
-    if as_json:
-        print_json(
-            {
-                "definitions": [_row_document(row) for row in rows],
-                "statistics": {
-                    "total": total,
-                    "processed": len(rows),
-                    "successful": solved,
-                    "failed": len(rows) - solved,
-                    "success_rate": rate,
-                    "prompt_tokens": progress.usage.prompt,
-                    "completion_tokens": progress.usage.completion,
-                    "cost_usd": progress.cost_usd,
-                    "economy": plain(economy) if economy else None,
-                },
-            }
-        )
-    console = to_people(as_json or json_events)
-    console.print(campaign_table(rows))
-    for note in campaign_notes(rows):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"processed {len(rows)} of {total}, successful {solved}, failed {len(rows) - solved}, "
-        f"success rate {rate:.0f} %; {figures.tokens(progress.usage)}, "
-        f"{figures.dollars(progress.cost_usd)}",
-        highlight=False,
-    )
-    for line in summary_lines(economy):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _row_document(row: Row) -> dict[str, Any]:
-    evaluation = row.evaluation
-    return {
-        "definition": row.definition,
-        "op_type": row.op_type,
-        "outcome": row.outcome,
-        "solved": row.solved,
-        "file": row.file,
-        "message": row.message,
-        "seconds": row.seconds,
-        "evaluation": plain(evaluation) if evaluation else None,
-    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernel_generator.cli.console import to_stderr, warn_of
+from kernel_generator.cli.console import warn_of
 from kernel_generator.cli.exits import Exit
 from kernel_generator.cli.options import (
     BaseUrlOption,
@@ -74,9 +74,8 @@ def resume(
     from kernel_generator.cli.batch import Batching
     from kernel_generator.cli.budgets import budget_of, price_of
     from kernel_generator.cli.campaign import Campaign, Job
-    from kernel_generator.cli.optimize import check_outputs, conclude, observer_of
+    from kernel_generator.cli.outputs import Outputs
     from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError
-    from kernel_generator.reporting.progress import Progress
     from kernel_generator.reporting.tables import Row
     from kernel_generator.runs.journal import known_run, known_runs
     from kernel_generator.runs.spending import Spending
@@ -84,12 +83,12 @@ def resume(
 
     if (run is None) is not every:
         raise InvalidInput("name a run, or give --all")
-    check_outputs(as_json, json_events)
+    outputs = Outputs(as_json, json_events)
     spending = Spending(
         budget_of(max_usd, max_tokens, max_minutes, max_device_minutes), price_of(price)
     )
     kept = Store(store)
-    progress = Progress(to_stderr())
+    progress, observer = outputs.progress, outputs.observer
     if run is not None:
         chosen = [known_run(kept, run)]
     else:
@@ -97,34 +96,34 @@ def resume(
         chosen = [one for one in found if not one.is_over]
         for problem in problems:
             progress.line(f"error: {problem}")
-    observer = observer_of(progress, json_events)
     means = _Means(kept, base_url, traceset, spending, progress, observer, evaluators)
-    hint = at_store(store)
-    ids = [one.run_id for one in chosen]
-    batching = Batching(kept, base_url, progress, observer, hint)
-    brought = batching.take_in(ids, spending, alone=run is not None)
-    parts: list[Row | Job] = []
-    for one in chosen:
-        try:
-            parts.append(_part(known_run(kept, one.run_id), means))
-        except KernelGeneratorError as error:
-            if run is not None:
-                raise
-            progress.line(f"run {one.run_id}: error: {error}")
-            parts.append(Row(one.settings.definition, "", "FAILED", message=str(error)))
-    work = [part for part in parts if isinstance(part, Job)]
-    at_once = max((job.generator.at_once for job in work), default=1)
-    campaign = Campaign(work, progress, jobs or at_once, hint)
-    code = campaign.work() if work else Exit.SOLVED
-    rows = [part for part in parts if isinstance(part, Row)] + campaign.rows
-    if not all(row.solved for row in rows):
-        code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
-    if code is not Exit.INTERRUPTED:
-        code = max(code, brought, batching.submit(ids, spending), key=_WORST_LAST.index)
-    if not chosen:
-        progress.line("no run waits to go on")
-    conclude(rows, progress, len(chosen), kept.path, as_json, json_events)
-    return code
+    with outputs:
+        hint = at_store(store)
+        ids = [one.run_id for one in chosen]
+        batching = Batching(kept, base_url, progress, observer, hint)
+        brought = batching.take_in(ids, spending, alone=run is not None)
+        parts: list[Row | Job] = []
+        for one in chosen:
+            try:
+                parts.append(_part(known_run(kept, one.run_id), means))
+            except KernelGeneratorError as error:
+                if run is not None:
+                    raise
+                progress.line(f"run {one.run_id}: error: {error}")
+                parts.append(Row(one.settings.definition, "", "FAILED", message=str(error)))
+        work = [part for part in parts if isinstance(part, Job)]
+        at_once = max((job.generator.at_once for job in work), default=1)
+        campaign = Campaign(work, progress, jobs or at_once, hint)
+        code = campaign.work() if work else Exit.SOLVED
+        rows = [part for part in parts if isinstance(part, Row)] + campaign.rows
+        if not all(row.solved for row in rows):
+            code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
+        if code is not Exit.INTERRUPTED:
+            code = max(code, brought, batching.submit(ids, spending), key=_WORST_LAST.index)
+        if not chosen:
+            progress.line("no run waits to go on")
+        outputs.conclude(rows, len(chosen), kept.path, code)
+        return code
 
 
 @dataclass(frozen=True)

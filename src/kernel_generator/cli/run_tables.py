@@ -37,9 +37,9 @@ def runs_table(runs: Iterable[KnownRun]) -> Table:
 
 
 def history_table(run: KnownRun) -> Table:
-    """One line an attempt, with what it was made from."""
+    """One line an attempt, with what it was made from and who answered."""
     table = Table(show_lines=False)
-    for name in ("attempt", "purpose", "from", "outcome", "speedup", "tokens", "cost"):
+    for name in ("attempt", "purpose", "from", "outcome", "speedup", "tokens", "cost", "by"):
         table.add_column(name, overflow="fold")
     for number, attempt in enumerate(run.history.attempts, start=1):
         parent, reply = attempt.proposal.parent, attempt.reply
@@ -52,6 +52,7 @@ def history_table(run: KnownRun) -> Table:
             _speedup(attempt),
             "-" if reply is None else figures.tokens(reply.usage),
             "-" if reply is None else figures.dollars(reply.cost_usd),
+            "-" if reply is None else escape(reply.model),
         )
     return table
 

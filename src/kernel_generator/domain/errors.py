@@ -28,7 +28,8 @@ class InvalidInput(KernelGeneratorError):
 class UnknownName(InvalidInput):
     """A definition, language, target or model that does not exist; offers the closest names."""
 
-    def __init__(self, kind: str, name: str, choices: Sequence[str]) -> None:
+    def __init__(self, kind: str, name: str, choices: Sequence[str], where: str = "") -> None:
+        """`where`: the file that was looked in."""
         close = difflib.get_close_matches(name.lower(), [c.lower() for c in choices], n=3)
         by_lower = {c.lower(): c for c in choices}
         if close:
@@ -37,12 +38,13 @@ class UnknownName(InvalidInput):
             hint = "choose one of " + ", ".join(list(choices)[:12])
         else:
             hint = "there are none"
-        super().__init__(f"unknown {kind} '{name}': {hint}")
-        self.kind, self.name, self.choices = kind, name, tuple(choices)
+        looked = f"; looked in '{where}'" if where else ""
+        super().__init__(f"unknown {kind} '{name}': {hint}{looked}")
+        self.kind, self.name, self.choices, self.where = kind, name, tuple(choices), where
 
-    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, tuple[str, ...], str]]:
         """Pickled by what it was made of: an exception's own way keeps the message alone."""
-        return UnknownName, (self.kind, self.name, self.choices)
+        return UnknownName, (self.kind, self.name, self.choices, self.where)
 
 
 class TraceSetError(InvalidInput):
@@ -81,7 +83,12 @@ class ProviderError(KernelGeneratorError):
 
 
 class ProviderRefused(ProviderError):
-    """The provider said no (400, 401, 403, 404): asking again without a change is pointless."""
+    """The provider said no (401, 402, 403, 404): asking again without a change is pointless."""
+
+
+class RequestRefused(ProviderRefused):
+    """The provider said no to what this request asks (400, 413, 422): too long, say. It takes
+    others of the same model."""
 
 
 class ProviderUnavailable(ProviderError):

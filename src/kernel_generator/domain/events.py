@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Attempted:
     run_id: str
     attempt: Attempt
     is_best: bool
+    recalled: bool = False
+    """True where it was made before the run went on, and is told again."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,61 @@ class SampleRead:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run ended, or stopped for now; `reason` says why."""
+    """The run ended; `reason` says why. It does not go on."""
 
     run_id: str
     reason: str
     best: Attempt | None
+
+
+class StopKind(StrEnum):
+    """What sort of thing stopped a run."""
+
+    PROVIDER = "provider"
+    """The model was not to be had, or gave up."""
+    BUDGET = "budget"
+    PENDING = "pending"
+    """The model is asked elsewhere, and its reply is not here yet."""
+    DEVICE = "device"
+    """The device, or the sandbox, failed."""
+    STORE = "store"
+    """A step could not be noted."""
+    INPUT = "input"
+    """The definition cannot be worked on here."""
+    INTERRUPTED = "interrupted"
+    FAULT = "fault"
+    """This program's own."""
+
+
+@dataclass(frozen=True)
+class RunStopped:
+    """The run stopped before its end; most may go on later."""
+
+    run_id: str
+    reason: str
+    kind: StopKind
+    best: Attempt | None = None
+    """What had passed, where the run gives that back; None where it ends with an error."""
+
+
+@dataclass(frozen=True)
+class CampaignEnded:
+    """A command is through with its definitions: the last event, with its statistics."""
+
+    total: int
+    """Definitions that it was about."""
+    processed: int
+    successful: int
+    waiting: int
+    """Those whose model is asked elsewhere and has not answered."""
+    failed: int
+    success_rate: float
+    """Per cent of those processed."""
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+    """Of this command; None where one reply's price is unknown."""
+    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,8 @@ Event: TypeAlias = (
     | Attempted
     | SampleRead
     | RunFinished
+    | RunStopped
+    | CampaignEnded
     | Saved
 )
 Observer: TypeAlias = "Callable[[Event], None]"

@@ -119,7 +119,7 @@ class EndpointModel:
         except NotAnApi as error:
             raise not_an_api(str(error), self._endpoint) from None
         except FinalError as error:
-            raise rejected(str(error), self._endpoint) from None
+            raise rejected(str(error), self._endpoint, error.is_closed) from None
 
     def _client(self) -> openai.AsyncOpenAI:
         loop = asyncio.get_running_loop()

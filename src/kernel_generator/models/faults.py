@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, cast
 
 import openai
 
-from kernel_generator.domain.errors import ProviderError, ProviderRefused, ProviderUnavailable
+from kernel_generator.domain.errors import (
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
+    RequestRefused,
+)
 from kernel_generator.models.address import shown
 from kernel_generator.models.answer import BrokenAnswer, Declined, Limited
 from kernel_generator.models.limits import limits_rate, retry_after_s
@@ -22,25 +27,38 @@ if TYPE_CHECKING:
 
 _LONGEST_QUOTE = 600
 _POLICY_CODES = {"content_filter", "content_policy_violation", "invalid_prompt"}
-_FINAL_CODES = {
-    "400",
+_CLOSED_CODES = {
     "401",
     "402",
     "403",
     "404",
     "billing_hard_limit_reached",
-    "context_length_exceeded",
     "insufficient_quota",
     "invalid_api_key",
-    "invalid_request_error",
     "model_not_found",
+}
+"""About the key or the model: no other request fares better."""
+_FINAL_CODES = _CLOSED_CODES | {
+    "400",
+    "413",
+    "422",
+    "context_length_exceeded",
+    "invalid_request_error",
 }
 _LIMIT_CODES = {"429", "rate_limit_error", "rate_limit_exceeded"}
 _PASSING_STATUSES = {408, 409}
+_REQUEST_STATUSES = {400, 413, 422}
+_KEY_WORDS = ("api key", "api_key", "credit balance")
+"""By which some providers' 400 shows that it is about the key."""
 
 
 class FinalError(Exception):
     """An error inside an answer that asking again will not mend. Stays in this room."""
+
+    def __init__(self, message: str, is_closed: bool = False) -> None:
+        """`is_closed`: it is about the key or the model, and so about every other request."""
+        super().__init__(message)
+        self.is_closed = is_closed
 
 
 def raise_for_code(code: str | None, kind: str | None, message: str) -> None:
@@ -49,7 +67,7 @@ def raise_for_code(code: str | None, kind: str | None, message: str) -> None:
     if named & _POLICY_CODES:
         raise Declined(message)
     if named & _FINAL_CODES:
-        raise FinalError(message)
+        raise FinalError(message, bool(named & _CLOSED_CODES))
     if named & _LIMIT_CODES:
         raise Limited(message, f"'{min(named & _LIMIT_CODES)}'")
     raise BrokenAnswer(f"the provider broke the answer off: {message}")
@@ -82,7 +100,8 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
             raise Limited(said, str(error.status_code), retry_after_s(error.response.headers))
         if error.status_code in _PASSING_STATUSES or error.status_code >= 500:
             return _kept_answering(str(error.status_code), endpoint, retries, said)
-        return ProviderRefused(_advice(error, endpoint, said))
+        kind = RequestRefused if _is_about_request(error, said) else ProviderRefused
+        return kind(_advice(error, endpoint, said))
     if isinstance(error, openai.APITimeoutError):
         return ProviderUnavailable(
             f"{host} did not answer in time, {retries} retries included. Try again later, or "
@@ -96,8 +115,8 @@ def failure(error: openai.APIError, endpoint: Endpoint, retries: int) -> Provide
         )
     try:
         raise_for_code(error.code, error.type, said)
-    except FinalError:
-        return rejected(said, endpoint)
+    except FinalError as final:
+        return rejected(said, endpoint, final.is_closed)
     raise AssertionError("raise_for_code always raises")
 
 
@@ -115,11 +134,20 @@ def _kept_answering(
     )
 
 
-def rejected(said: str, endpoint: Endpoint) -> ProviderRefused:
+def rejected(said: str, endpoint: Endpoint, is_closed: bool = True) -> ProviderRefused:
     """For a `FinalError` told in these words."""
-    return ProviderRefused(
-        f"{endpoint.origin.host} rejected the request: {quotable(said, endpoint)}"
-    )
+    kind = ProviderRefused if is_closed else RequestRefused
+    return kind(f"{endpoint.origin.host} rejected the request: {quotable(said, endpoint)}")
+
+
+def _is_about_request(error: openai.APIStatusError, said: str) -> bool:
+    """False where the provider would say no to any other request of this key and model as well."""
+    if (
+        error.status_code not in _REQUEST_STATUSES
+        or {str(error.code), str(error.type)} & _CLOSED_CODES
+    ):
+        return False
+    return not any(words in said.lower() for words in _KEY_WORDS)
 
 
 def not_an_api(found: str, endpoint: Endpoint) -> ProviderRefused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from kernel_generator.domain.conversation import Finish, Usage
 from kernel_generator.domain.events import (
     Asked,
     Attempted,
+    CampaignEnded,
     Evaluating,
     Notice,
     Replied,
     RunFinished,
     RunStarted,
+    RunStopped,
     SampleRead,
     SamplingStarted,
     Saved,
@@ -58,7 +61,8 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        """Notices, each with its run."""
         self._began = time.monotonic()
         self._works: dict[str, _Work] = {}
         self._definitions: dict[str, str] = {}
@@ -87,8 +91,8 @@ class Progress:
             case RunStarted() | SamplingStarted():
                 self._begin(event)
             case Notice(text):
-                if text not in self._told:
-                    self._told.add(text)
+                if (event.run_id, text) not in self._told:
+                    self._told.add((event.run_id, text))
                     self.line(f"note: {text}", event.run_id)
             case Asked(run_id, proposal):
                 doing = f"round {proposal.round}: waiting for the model ({proposal.purpose})"
@@ -105,9 +109,13 @@ class Progress:
                 head = f"sample {proposal.sample + 1}: read {name}"
                 self.line("; ".join([head, *_asked(reply)]), run_id)
             case RunFinished():
-                self._end(event)
+                self._end(event, "finished")
+            case RunStopped():
+                self._end(event, "stopped")
             case Saved(run_id, path):
                 self.line(f"saved {path}", run_id)
+            case CampaignEnded():
+                pass  # the closing table says it
         self._show()
 
     def _begin(self, event: RunStarted | SamplingStarted) -> None:
@@ -139,10 +147,13 @@ class Progress:
             if is_best and attempt.speedup is not None:
                 self._best = max(self._best or (0.0, ""), (attempt.speedup, work.definition))
 
-    def _end(self, event: RunFinished) -> None:
+    def _end(self, event: RunFinished | RunStopped, how: str) -> None:
         work = self._works.pop(event.run_id, None)
+        if isinstance(event, RunStopped) and event.best is None:
+            # Whoever started the run is told by an error, and tells it.
+            return
         took = figures.seconds(time.monotonic() - (work.began if work else self._began))
-        self.line(f"finished after {took}: {event.reason}", event.run_id)
+        self.line(f"{how} after {took}: {event.reason}", event.run_id)
 
     def ended(self, definition: str) -> None:
         """Nothing more becomes of a definition."""
@@ -159,11 +170,14 @@ class Progress:
         self.cost_usd = (self.cost_usd or 0.0) + (reply.cost_usd or 0.0) if known else None
 
     def line(self, text: str, run_id: str = "") -> None:
-        """Print one line of plain text, of a run where it is of one."""
+        """Print one line of plain text, of a run where it is of one. A console that is gone is left
+        alone: what is told there decides nothing."""
         head = ""
         if run_id in self._definitions:
             head = f"  {self._definitions[run_id]}: " if self._expected > 1 else "  "
-        self._console.print(escape(f"{head}{text}"), highlight=False, soft_wrap=True)
+        # Rich ends the program, by default, where the console's reader has gone.
+        with contextlib.suppress(OSError, SystemExit):
+            self._console.print(escape(f"{head}{text}"), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the status line away."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _SHOWN_AXES = 60
 
 
+WAITING = "WAITING"
+"""What became of a definition whose model is asked elsewhere."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What became of one definition in a campaign."""
@@ -36,6 +40,11 @@ class Row:
     def solved(self) -> bool:
         """True where a result was saved."""
         return self.file is not None
+
+    @property
+    def waits(self) -> bool:
+        """True where the model is asked elsewhere and has not answered."""
+        return self.outcome == WAITING
 
 
 def campaign_table(rows: list[Row]) -> Table:

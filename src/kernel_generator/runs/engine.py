@@ -29,11 +29,12 @@ from kernel_generator.domain.events import (
     Asked,
     Attempted,
     Evaluating,
-    Event,
     Notice,
     Replied,
     RunFinished,
     RunStarted,
+    RunStopped,
+    StopKind,
 )
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
@@ -50,9 +51,12 @@ from kernel_generator.runs.duplicates import (
     same_as,
     subject,
 )
+from kernel_generator.runs.letters import how_to_answer
+from kernel_generator.runs.observers import watched
 from kernel_generator.runs.origin import describe, solution_name
 from kernel_generator.runs.saving import rescue_reply
 from kernel_generator.runs.spending import Spending
+from kernel_generator.runs.stopping import stop_kind, stopped
 from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
 
@@ -83,8 +87,8 @@ class _Ending:
     """Why a run stops here."""
 
     reason: str
-    is_over: bool = True
-    """False where it may go on later."""
+    kind: StopKind | None = None
+    """None where it is over; else it may go on later."""
 
 
 class Run:
@@ -110,7 +114,7 @@ class Run:
         self._judge = judge
         self._strategy = strategy
         self._goal = goal
-        self._observer = observer
+        self._tell = watched(observer)
         self._judged_on = judged_on(task)
 
     @property
@@ -149,9 +153,22 @@ class Run:
                 held_out=len(self.task.held_out),
             )
         )
+        try:
+            ending = await self._come_to_an_end()
+        except BaseException as error:
+            self._tell(stopped(self.run_id, error))
+            raise
+        if ending.kind is None:
+            self._tell(RunFinished(self.run_id, ending.reason, self.best))
+        else:
+            self._tell(RunStopped(self.run_id, ending.reason, ending.kind, self.best))
+        return self.best
+
+    async def _come_to_an_end(self) -> _Ending:
         for attempt in self._journal.history.attempts:
             self.attempts.append(attempt)
-            self._tell(Attempted(self.run_id, attempt, is_best=self.best is attempt))
+            is_best = self.best is attempt
+            self._tell(Attempted(self.run_id, attempt, is_best, recalled=True))
         reason = self._journal.history.reason
         offline = isinstance(self._author.model, OfflineModel)
         if reason is None and offline and self._journal.history.pending:
@@ -159,23 +176,22 @@ class Run:
             raise self._suspended()
         if self.best is not self.result:
             await self._certify()
-        if reason is None:
-            ended = self._ended()
-            # The judge need not be got ready to find that out.
-            spent = "" if ended else self._spent()
-            if spent and self.best is None:
-                raise BudgetSpent(spent)
-            if ended:
-                ending = _Ending(ended)
-            elif spent:
-                ending = _Ending(spent, is_over=False)
-            else:
-                ending = await self._move_forward()
-            reason = ending.reason
-            if ending.is_over:
-                self._journal.finished(reason)
-        self._tell(RunFinished(self.run_id, reason, self.best))
-        return self.best
+        if reason is not None:
+            return _Ending(reason)
+        ended = self._ended()
+        # The judge need not be got ready to find that out.
+        spent = "" if ended else self._spent()
+        if spent and self.best is None:
+            raise BudgetSpent(spent)
+        if ended:
+            ending = _Ending(ended)
+        elif spent:
+            ending = _Ending(spent, StopKind.BUDGET)
+        else:
+            ending = await self._move_forward()
+        if ending.kind is None:
+            self._journal.finished(ending.reason)
+        return ending
 
     async def _certify(self) -> None:
         """Judge here what passed elsewhere, until the best version is one that passed here."""
@@ -242,7 +258,7 @@ class Run:
             except BudgetSpent as spent:
                 if self.best is None:
                     raise
-                return _Ending(str(spent), is_over=False)
+                return _Ending(str(spent), StopKind.BUDGET)
             except ReplyPending as pending:
                 raise self._suspended() from pending
             except KernelGeneratorError as error:
@@ -252,8 +268,8 @@ class Run:
                         error.attempts = tuple(self.attempts)
                     raise
                 # A provider may answer later; a stored run will not.
-                is_over = isinstance(error, NeverAnswered)
-                return _Ending(f"stopped with what had passed: {error}", is_over)
+                kind = None if isinstance(error, NeverAnswered) else stop_kind(error)
+                return _Ending(f"stopped with what had passed: {error}", kind)
             if attempt is None:
                 return _Ending("the model has nothing further to propose")
             self._journal.attempted(attempt)
@@ -291,10 +307,7 @@ class Run:
     def _suspended(self) -> ReplyPending:
         told = f"run {self.run_id} waits for a reply"
         if self._author.model.name == OFFLINE:
-            told += (
-                f": kernel-generator prompts export {self.run_id} DIR, have it answered there, "
-                f"then: replies import {self.run_id} DIR, and: resume {self.run_id}"
-            )
+            told += f": {how_to_answer(self.run_id, self._journal.place)}"
         return ReplyPending(told)
 
     def _ended(self) -> str:
@@ -402,10 +415,6 @@ class Run:
             for baseline in default_baselines(self.task)
             if not (own_compiler and baseline.name == TORCH_COMPILE)
         )
-
-    def _tell(self, event: Event) -> None:
-        if self._observer is not None:
-            self._observer(event)
 
 
 def _kept(reply: Reply, run_id: str, proposal: Proposal) -> str:

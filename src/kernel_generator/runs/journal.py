@@ -52,6 +52,11 @@ class Journal:
         """What was found, once the run is held."""
         self._store = store
 
+    @property
+    def place(self) -> Path | None:
+        """The store's file; None without a store."""
+        return None if self._store is None else self._store.path
+
     @staticmethod
     def begin(store: Store | None, settings: RunSettings) -> Journal:
         """A new run's."""

@@ -5,7 +5,9 @@ A request becomes `RUN-r2.md`, and its reply is expected in `RUN-r2.reply.md` be
 
 from __future__ import annotations
 
+import difflib
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,8 @@ from kernel_generator.domain.conversation import Finish, Reply
 from kernel_generator.domain.errors import InvalidInput
 from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.models.offline import OFFLINE
-from kernel_generator.runs.journal import Journal, known_run
+from kernel_generator.runs.database import default_path
+from kernel_generator.runs.journal import Journal, known_run, known_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 _REPLY = re.compile(r"(?P<run>\w+)-r(?P<round>\d+)(?:-s(?P<sample>\d+))?\.reply\.md")
 _MOST_BYTES = 4 << 20
+_NEAR = 0.7
+"""So alike is what was probably meant, by difflib's measure: 1 for the same name."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,25 @@ class Brought:
     """Names of the files that are replies now."""
     known: tuple[str, ...] = ()
     """Names of those that had been taken before."""
+    expected: tuple[str, ...] = ()
+    """Names of files that requests still wait for."""
+    near: tuple[str, ...] = ()
+    """Names of files there that are called nearly so."""
+
+
+def waiting_runs(store: Store) -> list[str]:
+    """Ids of all runs that wait for a reply by file, oldest first. Raises `StoreError`."""
+    runs = known_runs(store)[0]
+    return [run.run_id for run in runs if run.waits and run.settings.model == OFFLINE]
+
+
+def how_to_answer(run: str, store: Path | None) -> str:
+    """The commands by which a run goes on, or all (`--all`); `store` is the file it is kept in."""
+    at = "" if store in (None, default_path()) else f" --store {shlex.quote(str(store))}"
+    return (
+        f"kernel-generator prompts export {run} DIR{at}, have it answered there, "
+        f"then: replies import {run} DIR{at}, and: resume {run}{at}"
+    )
 
 
 def export_requests(store: Store, run_id: str, folder: Path) -> list[Path]:
@@ -61,6 +85,8 @@ def import_replies(store: Store, run_id: str, folder: Path, author: str) -> Brou
     Raises `UnknownName`, `RunBusy`, `StoreError`, and `InvalidInput` where a file is empty, cannot
     be read, answers nothing that was asked, or answers anew what was answered otherwise before.
     """
+    if not author.strip():
+        raise InvalidInput("--author is blank: say who or what wrote the replies, or leave it out")
     settings = known_run(store, run_id).settings
     if settings.model != OFFLINE:
         raise InvalidInput(f"run {run_id} asks '{settings.model}' itself: it takes no files")
@@ -95,7 +121,20 @@ def import_replies(store: Store, run_id: str, folder: Path, author: str) -> Brou
                 )
         for _, proposal, text in taken:
             journal.replied(proposal, Reply(text, Finish.COMPLETE, author))
-    return Brought(tuple(name for name, _, _ in taken), tuple(known))
+    names = tuple(name for name, _, _ in taken)
+    expected = [f"{_stem(run_id, proposal)}.reply.md" for proposal in waiting.values()]
+    left = [name for name in expected if name not in names]
+    return Brought(names, tuple(known), tuple(left), _near(left, folder))
+
+
+def _near(expected: list[str], folder: Path) -> tuple[str, ...]:
+    """Names of files in the folder that were probably meant to be those that are expected."""
+    prompts = {name.removesuffix(".reply.md") + ".md" for name in expected}
+    names = [path.name for path in sorted(folder.iterdir()) if path.name not in prompts]
+    # What is called as it should be is another run's.
+    names = [name for name in names if not _REPLY.fullmatch(name)]
+    close = (difflib.get_close_matches(name, names, cutoff=_NEAR) for name in expected)
+    return tuple(dict.fromkeys(name for found in close for name in found))
 
 
 def _history(store: Store, run_id: str) -> History:

@@ -23,10 +23,11 @@ from kernel_generator.evaluation.workloads import declared_floor
 from kernel_generator.prompts.render import render
 from kernel_generator.prompts.replies import Unreadable, read_solution
 from kernel_generator.runs.generated import GeneratedSolution
+from kernel_generator.runs.observers import watched
 from kernel_generator.runs.origin import describe, solution_name
 
 if TYPE_CHECKING:
-    from kernel_generator.domain.events import Event, Observer
+    from kernel_generator.domain.events import Observer
     from kernel_generator.domain.task import Floor, Task
     from kernel_generator.runs.author import Author
 
@@ -44,7 +45,7 @@ class Samples:
         """Every reply that could not be read, oldest first."""
         self._task = task
         self._author = author
-        self._observer = observer
+        self._tell = watched(observer)
         self._read: dict[int, GeneratedSolution] = {}
         self._brief = Brief(
             definition=task.definition,
@@ -118,10 +119,6 @@ class Samples:
             history = [Attempt(proposal, reply, solution.outcome, solution.reason)]
             self.attempts += history
             self._tell(Attempted(self.run_id, history[0], is_best=False))
-
-    def _tell(self, event: Event) -> None:
-        if self._observer is not None:
-            self._observer(event)
 
 
 def declared_floors(task: Task) -> dict[str, Floor]:

@@ -96,7 +96,8 @@ class Store:
             query = select(schema.runs).where(schema.runs.c.id == run_id)
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise UnknownName("run", run_id, [run.run_id for run in reversed(self.runs())])
+            known = [run.run_id for run in reversed(self.runs())]
+            raise UnknownName("run", run_id, known, str(self.path))
         return StoredRun(row.id, row.began, json.loads(row.settings))
 
     def delete(self, run_id: str) -> None:
@@ -118,7 +119,7 @@ class Store:
     def working_on(self, run_id: str) -> Generator[None]:
         """Nobody else moves the run forward meanwhile. Raises `RunBusy`."""
         if not _ID.fullmatch(run_id):
-            raise UnknownName("run", run_id, ())
+            raise UnknownName("run", run_id, (), str(self.path))
         folder = self.path.with_name(f"{self.path.name}.locks")
         try:
             folder.mkdir(exist_ok=True)
