@@ -1,19 +1,23 @@
 """What runs that share a budget have spent, and whether they may go on.
 
-Asked before each request and each evaluation: what is under way when a limit is reached is finished
-and counted, and nothing further begins. A reply that was paid for is judged, whatever it cost: that
-takes time alone.
+Asked when a request or an evaluation begins, once its turn has come: what is under way when a limit
+is reached is finished and counted, and nothing further begins. A reply that was paid for is judged,
+whatever it cost: that takes time alone.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.budget import Budget
+from kernel_generator.domain.errors import BudgetSpent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kernel_generator.domain.budget import Price
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.evaluation import Evaluation
@@ -26,6 +30,8 @@ class Spending:
         self._budget = budget or Budget()
         self._price = price
         self._began = time.monotonic()
+        self._lock = threading.Lock()
+        """Devices are counted from threads of their own."""
         self.usd = 0.0
         self.tokens = 0
         self.device_s = 0.0
@@ -42,17 +48,30 @@ class Spending:
 
     def replied(self, reply: Reply) -> None:
         """Count a reply. One that is free, a replayed one for example, need not say its usage."""
-        if reply.cost_usd is None:
-            self.unpriced = self.unpriced or reply.model
-        if reply.usage is None and reply.cost_usd != 0.0:
-            self.uncounted = self.uncounted or reply.model
-        self.usd += reply.cost_usd or 0.0
-        if reply.usage is not None:
-            self.tokens += reply.usage.prompt + reply.usage.completion
+        with self._lock:
+            if reply.cost_usd is None:
+                self.unpriced = self.unpriced or reply.model
+            if reply.usage is None and reply.cost_usd != 0.0:
+                self.uncounted = self.uncounted or reply.model
+            self.usd += reply.cost_usd or 0.0
+            if reply.usage is not None:
+                self.tokens += reply.usage.prompt + reply.usage.completion
 
     def judged(self, evaluation: Evaluation) -> None:
         """Count an evaluation."""
-        self.device_s += evaluation.seconds
+        with self._lock:
+            self.device_s += evaluation.seconds
+
+    def permit(self, why_not: Callable[[], str]) -> SpendingPermit:
+        """For what may begin as long as there is no reason against it."""
+        return SpendingPermit(self, why_not)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of the wall clock; None where they are not limited."""
+        if self._budget.wall_s is None:
+            return None
+        return max(0.0, self._began + self._budget.wall_s - time.monotonic())
 
     @property
     def exhausted(self) -> str:
@@ -83,6 +102,43 @@ class Spending:
         if budget.wall_s is not None and wall_s >= budget.wall_s:
             return _spent(f"{wall_s:.0f} of {budget.wall_s:.0f} s")
         return ""
+
+
+@dataclass(frozen=True)
+class SpendingPermit:
+    """A `Permit` and a `Meter` of what is spent together."""
+
+    spending: Spending
+    why_not: Callable[[], str]
+
+    @property
+    def left_s(self) -> float | None:
+        """See `Permit.left_s`."""
+        return self.spending.left_s
+
+    def check(self) -> None:
+        """See `Permit.check`."""
+        if spent := self.why_not():
+            raise BudgetSpent(spent)
+
+    def judged(self, evaluation: Evaluation) -> None:
+        """See `Meter.judged`."""
+        self.spending.judged(evaluation)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A `Meter` for what has begun: it is finished whatever was spent meanwhile."""
+
+    spending: Spending
+    left_s = None
+
+    def check(self) -> None:
+        """It goes on."""
+
+    def judged(self, evaluation: Evaluation) -> None:
+        """See `Meter.judged`."""
+        self.spending.judged(evaluation)
 
 
 def _spent(told: str) -> str:
