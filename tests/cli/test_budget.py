@@ -30,19 +30,16 @@ def test_no_further_definition_is_begun_once_it_is_spent(shell: Shell) -> None:
     assert "successful 1" in ran.out
 
 
-def test_a_price_that_nobody_knows_is_asked_for(shell: Shell) -> None:
-    with LoopbackServer([says(WRONG), says(RIGHT)]) as server:
+def test_a_price_that_nobody_knows_is_asked_for_before_anything_is_sent(shell: Shell) -> None:
+    with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-usd", 5)
-        assert ran.code == 1
-        assert "the price of 'loopback-1' is not known" in ran.err
-        assert "cost per passing kernel: nothing passed" in ran.out.splitlines()
-        ran = shell.run(
-            "resume", "--all", "--base-url", server.base_url, "--max-usd", 5, "--price", "2,10"
-        )
+        assert ran.code == 2
+        assert "the price of 'some/model:1' is not known, so a budget of $5" in ran.err
+        assert "state it with --price PROMPT,COMPLETION" in ran.err
+        assert server.requests == []
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-usd", 5, "--price", "2,10")
     assert ran.code == 0, ran.err
     assert "$0.0004" in ran.err
-    # The first reply was never priced, and a part is not the sum.
-    assert "cost per passing kernel: cost unknown" in ran.out.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kernel_generator.domain.budget import Budget
-from kernel_generator.domain.errors import BudgetSpent
+from kernel_generator.domain.errors import BudgetSpent, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,11 @@ class Spending:
         """The model of a reply whose cost nobody knows; empty where there was none."""
         self.uncounted = ""
         """The model of a reply that came without its usage; empty where there was none."""
+
+    def check_price(self, model: str, is_known: bool) -> None:
+        """Raises `InvalidInput` where there is a budget in dollars and no price of the model."""
+        if self._budget.usd is not None and self._price is None and not is_known:
+            raise InvalidInput(_unpriced(model, self._budget.usd))
 
     def priced(self, reply: Reply) -> Reply:
         """The reply with its cost by the stated price, where no table knew it."""
@@ -80,10 +85,7 @@ class Spending:
         if budget.usd is not None and self.unpriced and self.unpriced == self.uncounted:
             return _uncounted(self.uncounted, f"${budget.usd:g}")
         if budget.usd is not None and self.unpriced:
-            return (
-                f"the price of '{self.unpriced}' is not known, so a budget of ${budget.usd:g} "
-                "cannot be kept to: state it with --price PROMPT,COMPLETION"
-            )
+            return _unpriced(self.unpriced, budget.usd)
         if budget.usd is not None and self.usd >= budget.usd:
             return _spent(f"${self.usd:.4f} of ${budget.usd:g}")
         if budget.tokens is not None and self.uncounted:
@@ -143,6 +145,13 @@ class Counted:
 
 def _spent(told: str) -> str:
     return f"the budget is spent: {told}"
+
+
+def _unpriced(model: str, usd: float) -> str:
+    return (
+        f"the price of '{model}' is not known, so a budget of ${usd:g} cannot be kept to: state it "
+        "with --price PROMPT,COMPLETION"
+    )
 
 
 def _uncounted(model: str, limit: str) -> str:
