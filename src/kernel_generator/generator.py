@@ -327,6 +327,7 @@ class KernelGenerator:
             reasoning_effort=self._author.sampling.reasoning_effort,
             isolation=self._isolation,
             batch=isinstance(self._author.model, BatchedModel),
+            allowance=self.spending.allowance,
             program=VERSION,
             fingerprints=fingerprints(task),
             contents=contents(task),

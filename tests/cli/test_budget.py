@@ -21,6 +21,23 @@ def test_tokens_end_a_run_that_goes_on_with_more(shell: Shell) -> None:
     assert ran.code == 0, ran.err
 
 
+def test_a_run_goes_on_with_what_is_left_of_its_commands_budget(shell: Shell) -> None:
+    write_definition(shell.folder / "set", "second", sizes=(3,))
+    with LoopbackServer([says(WRONG), says(WRONG)]) as server:
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--jobs", 2, "--max-tokens", 200)
+        assert ran.code == 1, ran.err
+        assert len(server.requests) == 2
+        ran = shell.run("resume", "--all", "--base-url", server.base_url)
+        assert ran.code == 1
+        assert len(server.requests) == 2
+        assert "that was given when runs were begun: 240 of 200 tokens;" in ran.err
+        assert ran.err.count("the budget is spent: 240 of 200 tokens") == 2
+    with LoopbackServer([says(RIGHT), says(RIGHT)]) as server:
+        ran = shell.run("resume", "--all", "--base-url", server.base_url, "--max-tokens", 1000)
+        assert ran.code == 0, ran.err
+        assert "when runs were begun" not in ran.err
+
+
 def test_no_further_definition_is_begun_once_it_is_spent(shell: Shell) -> None:
     write_definition(shell.folder / "set", "second", sizes=(3,))
     with LoopbackServer([says(RIGHT)]) as server:

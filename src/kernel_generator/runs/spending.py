@@ -7,20 +7,22 @@ whatever it cost: that takes time alone.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kernel_generator.domain.budget import Budget
+from kernel_generator.domain.budget import Budget, Price
 from kernel_generator.domain.errors import BudgetSpent, InvalidInput
+from kernel_generator.runs.settings import Allowance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from kernel_generator.domain.budget import Price
     from kernel_generator.domain.conversation import Reply
     from kernel_generator.domain.evaluation import Evaluation
+    from kernel_generator.runs.journal import KnownRun
 
 
 class Spending:
@@ -29,6 +31,7 @@ class Spending:
     def __init__(self, budget: Budget | None = None, price: Price | None = None) -> None:
         self._budget = budget or Budget()
         self._price = price
+        self._command = secrets.token_hex(8)
         self._began = time.monotonic()
         self._lock = threading.Lock()
         """Devices are counted from threads of their own."""
@@ -39,6 +42,57 @@ class Spending:
         """The model of a reply whose cost nobody knows; empty where there was none."""
         self.uncounted = ""
         """The model of a reply that came without its usage; empty where there was none."""
+
+    @staticmethod
+    def going_on(
+        allowance: Allowance, known: Sequence[KnownRun], price: Price | None = None
+    ) -> Spending:
+        """What is left of an earlier command's budget: all of its runs among those that are known
+        count. Wall time does from now on. `price`: in the place of the one that was stated."""
+        if price is None and allowance.price is not None:
+            price = Price(*allowance.price)
+        limits = allowance.usd, allowance.tokens, allowance.device_s, allowance.wall_s
+        spending = Spending(Budget(*limits), price)
+        spending._command = allowance.command
+        for run in known:
+            noted = run.settings.allowance
+            if noted is None or noted.command != allowance.command:
+                continue
+            for steps in run.history.steps.values():
+                if steps.reply is not None:
+                    spending.replied(spending.priced(steps.reply))
+                if steps.evaluation is not None:
+                    spending.judged(steps.evaluation)
+        return spending
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """For runs to note that begin with it; None where nothing is limited."""
+        budget, price = self._budget, self._price
+        if budget == Budget():
+            return None
+        return Allowance(
+            command=self._command,
+            usd=budget.usd,
+            tokens=budget.tokens,
+            device_s=budget.device_s,
+            wall_s=budget.wall_s,
+            price=None if price is None else (price.prompt, price.completion),
+        )
+
+    @property
+    def told(self) -> str:
+        """What was spent of each limit."""
+        budget, parts = self._budget, list[str]()
+        if budget.usd is not None:
+            parts.append(f"${self.usd:.4f} of ${budget.usd:g}")
+        if budget.tokens is not None:
+            parts.append(f"{self.tokens} of {budget.tokens} tokens")
+        if budget.device_s is not None:
+            parts.append(f"{self.device_s:.0f} of {budget.device_s:.0f} s of the judge's time")
+        if budget.wall_s is not None:
+            parts.append(f"0 of {budget.wall_s:.0f} s, which begin anew")
+        return ", ".join(parts)
 
     def check_price(self, model: str, is_known: bool) -> None:
         """Raises `InvalidInput` where there is a budget in dollars and no price of the model."""
