@@ -23,13 +23,16 @@ from kernel_generator.evaluation.devices import DevicePool
 from kernel_generator.evaluation.toolchain import check_target, find_toolchain
 from kernel_generator.evaluation.workloads import split_workloads
 from kernel_generator.models.builtin import BUILTIN_COMPILER
+from kernel_generator.models.credentials import base_url_of, batch_share_of
 from kernel_generator.models.offline import OFFLINE, BatchedModel, OfflineModel
 from kernel_generator.models.open_model import open_model
+from kernel_generator.models.price import is_priced
 from kernel_generator.runs import saving
 from kernel_generator.runs.author import Author
 from kernel_generator.runs.blocking import run_blocking
 from kernel_generator.runs.contents import contents
 from kernel_generator.runs.defaults import (
+    asks_a_provider,
     default_model,
     embedded_notice,
     judge_of,
@@ -145,7 +148,7 @@ class KernelGenerator:
         batch: bool = False,
     ) -> None:
         self.target: Target = resolve_target(target_gpu)
-        nobody_asked = model is None and model_name is None
+        nobody_asked, opened_by_name = model is None and model_name is None, model is None
         if store is not None and not isinstance(store, Store):
             store = Store(Path(store))
         self._store = store
@@ -169,6 +172,11 @@ class KernelGenerator:
             raise InvalidInput("a shared Spending has its own price: Spending(budget, price)")
         self.spending = budget if isinstance(budget, Spending) else Spending(budget, price)
         """What was spent so far."""
+        if opened_by_name and asks_a_provider(model.name):
+            is_known = is_priced(model.name, base_url_of(model.name, base_url=base_url))
+            if batch:
+                is_known &= batch_share_of(model.name, base_url=base_url) is not None
+            self.spending.check_price(model.name, is_known)
         self._author = Author(model, Sampling(reasoning_effort=reasoning_effort))
         self._tell = watched(on_event)
         self._judge: Judge = judge or judge_of(target_gpu, isolation, limits)
@@ -325,6 +333,7 @@ class KernelGenerator:
             reasoning_effort=self._author.sampling.reasoning_effort,
             isolation=self._isolation,
             batch=isinstance(self._author.model, BatchedModel),
+            allowance=self.spending.allowance,
             program=VERSION,
             fingerprints=fingerprints(task),
             parts=parts(task),

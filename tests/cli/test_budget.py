@@ -21,6 +21,23 @@ def test_tokens_end_a_run_that_goes_on_with_more(shell: Shell) -> None:
     assert ran.code == 0, ran.err
 
 
+def test_a_run_goes_on_with_what_is_left_of_its_commands_budget(shell: Shell) -> None:
+    write_definition(shell.folder / "set", "second", sizes=(3,))
+    with LoopbackServer([says(WRONG), says(WRONG)]) as server:
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--jobs", 2, "--max-tokens", 200)
+        assert ran.code == 1, ran.err
+        assert len(server.requests) == 2
+        ran = shell.run("resume", "--all", "--base-url", server.base_url)
+        assert ran.code == 1
+        assert len(server.requests) == 2
+        assert "that was given when runs were begun: 240 of 200 tokens;" in ran.err
+        assert ran.err.count("the budget is spent: 240 of 200 tokens") == 2
+    with LoopbackServer([says(RIGHT), says(RIGHT)]) as server:
+        ran = shell.run("resume", "--all", "--base-url", server.base_url, "--max-tokens", 1000)
+        assert ran.code == 0, ran.err
+        assert "when runs were begun" not in ran.err
+
+
 def test_no_further_definition_is_begun_once_it_is_spent(shell: Shell) -> None:
     write_definition(shell.folder / "set", "second", sizes=(3,))
     with LoopbackServer([says(RIGHT)]) as server:
@@ -30,19 +47,16 @@ def test_no_further_definition_is_begun_once_it_is_spent(shell: Shell) -> None:
     assert "successful 1" in ran.out
 
 
-def test_a_price_that_nobody_knows_is_asked_for(shell: Shell) -> None:
-    with LoopbackServer([says(WRONG), says(RIGHT)]) as server:
+def test_a_price_that_nobody_knows_is_asked_for_before_anything_is_sent(shell: Shell) -> None:
+    with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-usd", 5)
-        assert ran.code == 1
-        assert "the price of 'loopback-1' is not known" in ran.err
-        assert "cost per passing kernel: nothing passed" in ran.out.splitlines()
-        ran = shell.run(
-            "resume", "--all", "--base-url", server.base_url, "--max-usd", 5, "--price", "2,10"
-        )
+        assert ran.code == 2
+        assert "the price of 'some/model:1' is not known, so a budget of $5" in ran.err
+        assert "state it with --price PROMPT,COMPLETION" in ran.err
+        assert server.requests == []
+        ran = shell.run("optimize", "set", *at(server), *UNTIMED, "--max-usd", 5, "--price", "2,10")
     assert ran.code == 0, ran.err
     assert "$0.0004" in ran.err
-    # The first reply was never priced, and a part is not the sum.
-    assert "cost per passing kernel: cost unknown" in ran.out.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ Judges are scripted here: what is tested is who is given what.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kernel_generator.domain.errors import DeviceLost, ReferenceFailed, SandboxError
+from kernel_generator.domain.errors import BudgetSpent, DeviceLost, ReferenceFailed, SandboxError
 from kernel_generator.evaluation import devices
 from kernel_generator.evaluation.devices import DevicePool
 from kernel_generator.evaluation.judge import Opened, Profile
@@ -234,3 +235,54 @@ def test_closing_ends_the_wait_for_a_slot_and_leaves_others_alone() -> None:
     threads[0].join(30)
     working.close()
     assert judge.ready == []
+
+
+@dataclass
+class Meter:
+    """Lets one evaluation begin, or any within some seconds."""
+
+    limit_s: float | None = None
+    counted: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        if self.limit_s is None:
+            return None
+        return max(0.0, self.began + self.limit_s - time.monotonic())
+
+    def check(self) -> None:
+        if self.counted or self.left_s == 0.0:
+            raise BudgetSpent("no more")
+
+    def judged(self, evaluation: Evaluation) -> None:
+        self.counted += 1
+
+
+def test_an_evaluation_is_counted_before_the_next_may_begin() -> None:
+    judge, meter, refused = ScriptedJudge(), Meter(), []
+    pool = DevicePool([judge])
+
+    def work(name: str) -> None:
+        try:
+            pool.open(name).evaluate(a_solution(), PROFILE, meter)
+        except BudgetSpent:
+            refused.append(name)
+
+    for thread in in_threads(*(lambda name=name: work(name) for name in "abc")):
+        thread.join(30)
+    assert (judge.evaluated, meter.counted, len(refused)) == (1, 1, 2)
+
+
+def test_whoever_waits_for_a_slot_waits_no_longer_than_there_is_time() -> None:
+    gate = threading.Event()
+    judge = ScriptedJudge(does=lambda: gate.wait(60))
+    pool = DevicePool([judge])
+    busy = in_threads(lambda: pool.open("a").evaluate(a_solution(), PROFILE))
+    assert soon(lambda: judge.under_way == 1)
+    with pytest.raises(BudgetSpent):
+        pool.open("b").evaluate(a_solution(), PROFILE, Meter(limit_s=0.1))
+    assert judge.under_way == 1
+    gate.set()
+    busy[0].join(30)
+    assert judge.evaluated == 1

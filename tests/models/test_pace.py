@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kernel_generator.domain.errors import ProviderRefused, ProviderUnavailable
+from kernel_generator.domain.errors import BudgetSpent, ProviderRefused, ProviderUnavailable
 from kernel_generator.models import pace as pace_module
 from kernel_generator.models.answer import Limited
 from kernel_generator.models.credentials import resolve
@@ -357,3 +358,75 @@ async def cancelled(tasks: list[asyncio.Task[Reply]]) -> None:
         task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(one) for one in ended} == {asyncio.CancelledError}
+
+
+@dataclass
+class Purse:
+    """A permit for what is begun before it is empty, or within some seconds."""
+
+    limit_s: float | None = None
+    is_empty: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        if self.limit_s is None:
+            return None
+        return max(0.0, self.began + self.limit_s - time.monotonic())
+
+    def check(self) -> None:
+        if self.is_empty or self.left_s == 0.0:
+            raise BudgetSpent("the purse is empty")
+
+
+def test_whoever_waited_while_the_budget_was_spent_does_not_begin() -> None:
+    provider, purse = Held(), Purse()
+
+    async def all_of_them(base_url: str) -> list[Reply | BaseException]:
+        model, pace = model_at(base_url, patience=PATIENT), pace_of(at(base_url))
+        request = replace(a_request(), permit=purse)
+        asked = [asyncio.create_task(model.ask(request)) for _ in range(START + 5)]
+        await until(lambda: len(server.requests) == START and pace.waiting == 5)
+        purse.is_empty = True
+        provider.go.set()
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        await model.close()
+        assert (pace.under_way, pace.waiting) == (0, 0)
+        return replies
+
+    with LoopbackServer(provider, keep_alive=True) as server:
+        replies = asyncio.run(all_of_them(server.base_url))
+        assert len(server.requests) == START
+    refused = [one for one in replies if isinstance(one, BudgetSpent)]
+    assert len(refused) == 5
+
+
+def test_a_provider_that_always_limits_is_asked_no_longer_than_there_is_time() -> None:
+    purse = Purse(limit_s=0.3)
+    with LoopbackServer(lambda _: fails(429, retry_after_s=0.1)) as server:
+        model = model_at(server.base_url)
+        with pytest.raises(BudgetSpent):
+            ask(model, replace(a_request(), permit=purse))
+        assert 1 <= len(server.requests) <= 4
+
+
+def test_a_pause_that_the_provider_asks_for_ends_with_the_time() -> None:
+    purse = Purse(limit_s=0.3)
+    with LoopbackServer([fails(429, retry_after_s=50.0)]) as server:
+        with pytest.raises(BudgetSpent):
+            ask(model_at(server.base_url, patience=PATIENT), replace(a_request(), permit=purse))
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [fails(500), resets_midway()], ids=["status", "stream"])
+def test_nothing_is_asked_again_once_the_budget_is_spent(fault: Behaviour) -> None:
+    purse = Purse()
+
+    def answer(exchange: Exchange) -> None:
+        purse.is_empty = True
+        fault(exchange)
+
+    with LoopbackServer([answer]) as server:
+        with pytest.raises(BudgetSpent):
+            ask(model_at(server.base_url), replace(a_request(), permit=purse))
+        assert len(server.requests) == 1

@@ -279,3 +279,13 @@ def test_low_is_never_above_high_and_sums_are_those_of_the_definitions(
 
 def test_one_definition_that_was_never_judged_leaves_the_sum_of_time_open(task: Task) -> None:
     assert estimate([task, task], GPT).judge_s is None
+
+
+def test_a_batch_costs_what_its_provider_asks_for_it(task: Task) -> None:
+    whole, batched = estimate([task], GPT), estimate([task], replace(GPT, batch=True))
+    assert whole.cost_usd is not None
+    assert batched.cost_usd is not None
+    assert batched.cost_usd.high == pytest.approx(whole.cost_usd.high / 2)
+    assert any("a reply of a batch costs 50% of that" in note for note in batched.notes)
+    stated = Asking("some/model", Goal(2), base_url="http://127.0.0.1:1/v1", price=Price(2, 10))
+    assert estimate([task], replace(stated, batch=True)) == estimate([task], stated)

@@ -109,7 +109,7 @@ class Batching:
         from kernel_generator.domain.errors import BudgetSpent, ProviderError
 
         if isinstance(error, BudgetSpent):
-            self._progress.line(f"{error}; to go on with more: {self._resume}")
+            self._progress.line(f"{error}; to go on with more: {self._resume} --max-… N")
             return Exit.UNSOLVED
         self._progress.line(f"error: {error}; to go on: {self._resume}")
         return Exit.PROVIDER if isinstance(error, ProviderError) else Exit.UNSOLVED

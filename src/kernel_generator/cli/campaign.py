@@ -94,7 +94,7 @@ class Campaign:
         if self._faulty:
             return Exit.FAULT
         if isinstance(self._stopped, BudgetSpent):
-            self._progress.line(f"{self._stopped}; to go on with more: {self._resume}")
+            self._progress.line(f"{self._stopped}; to go on with more: {self._resume} --max-… N")
             self._tell_not_begun()
             return Exit.UNSOLVED
         if isinstance(self._stopped, StoreError):

@@ -36,6 +36,7 @@ class Wanted:
     goal: Goal
     price: Price | None
     max_usd: float | None
+    batch: bool
     store: Path
 
 
@@ -92,6 +93,7 @@ def _estimate(chosen: list[tuple[TraceSet, list[str]]], wanted: Wanted) -> Estim
         reasoning_effort=wanted.reasoning_effort,
         price=wanted.price,
         max_usd=wanted.max_usd,
+        batch=wanted.batch,
     )
     return estimate(tasks, asking, known, skipped)
 

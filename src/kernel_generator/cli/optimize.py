@@ -107,7 +107,7 @@ def optimize(
         if json_events:
             raise InvalidInput("--estimate has no events to tell: leave --json-events out")
         asking = (model, language, target, base_url, reasoning_effort, goal, stated, max_usd)
-        return tell_estimate(chosen, Wanted(*asking, store=kept), as_json)
+        return tell_estimate(chosen, Wanted(*asking, batch, store=kept), as_json)
     for traceset, _ in chosen:
         writable_root(traceset)
     hint = at_store(store)

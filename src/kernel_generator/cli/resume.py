@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flashinfer_bench import TraceSet
 
     from kernel_generator.cli.campaign import Job
+    from kernel_generator.domain.budget import Price
     from kernel_generator.domain.events import Observer
     from kernel_generator.generator import DevicePool
     from kernel_generator.reporting.progress import Progress
@@ -98,10 +99,10 @@ def resume(
             progress.line(f"error: {problem}")
     means = _Means(kept, base_url, traceset, spending, progress, observer, evaluators)
     with outputs:
-        hint = at_store(store)
-        ids = [one.run_id for one in chosen]
-        batching = Batching(kept, base_url, progress, observer, hint)
-        brought = batching.take_in(ids, spending, alone=run is not None)
+        batching = Batching(kept, base_url, progress, observer, hint := at_store(store))
+        means.noted.update(_noted(chosen, means, price_of(price)))
+        shares = _shares(chosen, means)
+        taken = [batching.take_in(those, share, run is not None) for share, those in shares]
         parts: list[Row | Job] = []
         for one in chosen:
             try:
@@ -119,7 +120,8 @@ def resume(
         if not all(row.solved for row in rows):
             code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
         if code is not Exit.INTERRUPTED:
-            code = max(code, brought, batching.submit(ids, spending), key=_WORST_LAST.index)
+            handed_in = (batching.submit(those, share) for share, those in shares)
+            code = max(code, *taken, *handed_in, key=_WORST_LAST.index)
         if not chosen:
             progress.line("no run waits to go on")
         outputs.conclude(rows, len(chosen), kept.path, code)
@@ -135,6 +137,7 @@ class _Means:
     traceset: Path | None
     """Where it was moved to, if it was."""
     spending: Spending
+    """Of this command, for all runs that have none in `noted`."""
     progress: Progress
     observer: Observer
     """Who is told of events, the progress among them."""
@@ -143,6 +146,13 @@ class _Means:
         default_factory=dict[tuple[str, str], "DevicePool"]
     )
     """By target and isolation: runs share them."""
+    noted: dict[str, Spending] = field(default_factory=dict[str, "Spending"])
+    """What is left of the budgets that runs were begun with, by `Allowance.command`."""
+
+    def spending_of(self, settings: RunSettings) -> Spending:
+        """What a run with these settings spends from."""
+        command = "" if settings.allowance is None else settings.allowance.command
+        return self.noted.get(command, self.spending)
 
     def judge(self, settings: RunSettings) -> DevicePool:
         """Who judges a run with these settings."""
@@ -152,6 +162,34 @@ class _Means:
         if key not in self.judges:
             self.judges[key] = judge_of(*key, evaluators=self.evaluators)
         return self.judges[key]
+
+
+def _noted(chosen: list[KnownRun], means: _Means, price: Price | None) -> dict[str, Spending]:
+    """See `_Means.noted`; tells of each. None where this command has limits of its own."""
+    from kernel_generator.runs.journal import known_runs
+    from kernel_generator.runs.spending import Spending
+
+    if means.spending.allowance is not None:
+        return {}
+    wanted = [one.settings.allowance for one in chosen if one.history.reason is None]
+    allowances = {one.command: one for one in wanted if one is not None}
+    known = known_runs(means.store)[0] if allowances else []
+    found = {key: Spending.going_on(one, known, price) for key, one in allowances.items()}
+    for spending in found.values():
+        means.progress.line(
+            f"the budget goes on that was given when runs were begun: {spending.told}; "
+            "with --max-usd and the like this command has a budget of its own instead"
+        )
+    return found
+
+
+def _shares(chosen: list[KnownRun], means: _Means) -> list[tuple[Spending, list[str]]]:
+    """The ids of runs by what they spend from."""
+    found: dict[int, tuple[Spending, list[str]]] = {}
+    for one in chosen:
+        spending = means.spending_of(one.settings)
+        found.setdefault(id(spending), (spending, []))[1].append(one.run_id)
+    return list(found.values())
 
 
 def _part(run: KnownRun, means: _Means) -> Row | Job:
@@ -214,7 +252,7 @@ def _job(run: KnownRun, means: _Means) -> Job:
         on_event=means.observer,
         isolation=settings.isolation,
         store=means.store,
-        budget=means.spending,
+        budget=means.spending_of(settings),
         judge=judge,
         # Nothing is asked for a run that has ended, so no key is needed.
         batch=settings.batch or run.history.reason is not None,

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from kernel_generator.domain.budget import UNLIMITED
+
 if TYPE_CHECKING:
+    from kernel_generator.domain.budget import Permit
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.domain.task import Brief
 
@@ -43,6 +46,8 @@ class Request:
     brief: Brief
     proposal: Proposal
     sampling: Sampling = field(default_factory=Sampling)
+    permit: Permit = field(default=UNLIMITED, compare=False, repr=False)
+    """Asked just before it is sent, and again before each further try."""
 
 
 class Finish(StrEnum):

@@ -14,18 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from kernel_generator.domain.budget import UNLIMITED
 from kernel_generator.domain.errors import DeviceLost, SandboxError
-from kernel_generator.evaluation.judge import Opened
+from kernel_generator.evaluation.judge import UNMETERED, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from flashinfer_bench import Solution
 
+    from kernel_generator.domain.budget import Permit
     from kernel_generator.domain.evaluation import Evaluation
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import (
         Judge,
+        Meter,
         PlacedJudge,
         PlacedSession,
         Profile,
@@ -90,13 +93,14 @@ class DevicePool:
     # -- slots ----------------------------------------------------------------------------------
 
     @contextmanager
-    def slot(self, session: PooledSession) -> Generator[_Place]:
-        """Wait for a slot and keep it. Raises `SandboxError` once the session is closed."""
+    def slot(self, session: PooledSession, permit: Permit = UNLIMITED) -> Generator[_Place]:
+        """Wait for a slot and keep it. Raises `SandboxError` once the session is closed, and what
+        the permit does."""
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
             try:
-                place = self._wait_for(ticket, session)
+                place = self._wait_for(ticket, session, permit)
                 place.busy += 1
                 session.is_at_work = True
             finally:
@@ -110,9 +114,10 @@ class DevicePool:
                 session.is_at_work = False
                 self._changed.notify_all()
 
-    def _wait_for(self, ticket: object, session: PooledSession) -> _Place:
+    def _wait_for(self, ticket: object, session: PooledSession, permit: Permit) -> _Place:
         while True:
             session.check_open()
+            permit.check()
             now = time.monotonic()
             if self._queue[0] is ticket:
                 here = [p for p in self._places if p.away_until <= now]
@@ -121,6 +126,8 @@ class DevicePool:
                     # Where it is ready already, else where the least is to do.
                     return min(free, key=lambda p: (session not in p.sessions, p.busy))
             back = [p.away_until - now for p in self._places if p.away_until > now]
+            if (left_s := permit.left_s) is not None:
+                back.append(left_s)
             self._changed.wait(min(back, default=None))
 
     # -- sessions -------------------------------------------------------------------------------
@@ -201,20 +208,30 @@ class PooledSession:
         self._pool = pool
         self._turn = threading.Lock()
 
-    def prepare(self) -> None:
-        """See `Session.prepare`. Raises `DeviceLost` too."""
-        self.opened = self._at_a_place(lambda session: session.opened)
+    def prepare(self, permit: Permit = UNLIMITED) -> None:
+        """See `Session.prepare`. Raises `DeviceLost` too, and what the permit does that is asked
+        once there is a slot for it."""
+        self.opened = self._at_a_place(lambda session: session.opened, permit)
 
-    def evaluate(self, solution: Solution, profile: Profile) -> Evaluation:
-        """See `Session.evaluate`. Raises `DeviceLost` too."""
-        return self._at_a_place(lambda session: session.evaluate(solution, profile))
+    def evaluate(
+        self, solution: Solution, profile: Profile, meter: Meter = UNMETERED
+    ) -> Evaluation:
+        """See `Session.evaluate`. Raises `DeviceLost` too, and what the meter does that is asked
+        once there is a slot for it, and told of the evaluation before the slot is given back."""
 
-    def _at_a_place(self, work: Callable[[Session], _Result]) -> _Result:
+        def work(session: Session) -> Evaluation:
+            evaluation = session.evaluate(solution, profile)
+            meter.judged(evaluation)
+            return evaluation
+
+        return self._at_a_place(work, meter)
+
+    def _at_a_place(self, work: Callable[[Session], _Result], permit: Permit) -> _Result:
         with self._turn:
             left = _TRIES
             while True:
                 left -= 1
-                with self._pool.slot(self) as place:
+                with self._pool.slot(self, permit) as place:
                     try:
                         return work(self._pool.session_at(place, self))
                     except DeviceLost:
@@ -232,3 +249,22 @@ class PooledSession:
         """See `Session.close`."""
         self.closed = True
         self._pool.close(self)
+
+
+def prepare(session: Session, permit: Permit) -> None:
+    """See `PooledSession.prepare`; a session of another kind has its turn at once."""
+    if isinstance(session, PooledSession):
+        session.prepare(permit)
+        return
+    permit.check()
+    session.prepare()
+
+
+def evaluate(session: Session, solution: Solution, profile: Profile, meter: Meter) -> Evaluation:
+    """See `PooledSession.evaluate`; a session of another kind has its turn at once."""
+    if isinstance(session, PooledSession):
+        return session.evaluate(solution, profile, meter)
+    meter.check()
+    evaluation = session.evaluate(solution, profile)
+    meter.judged(evaluation)
+    return evaluation

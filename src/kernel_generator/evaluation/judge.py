@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from kernel_generator.domain.budget import Permit, Unlimited
+
 if TYPE_CHECKING:
     from flashinfer_bench import Solution, Workload
 
@@ -81,6 +83,24 @@ class Opened:
     """As evaluations record it."""
     isolation: str = ""
     """The level that candidates are run at."""
+
+
+class Meter(Permit, Protocol):
+    """Lets evaluations begin, and counts what they took."""
+
+    def judged(self, evaluation: Evaluation) -> None:
+        """One has ended; told before the next one may begin in its place."""
+        ...
+
+
+class Unmetered(Unlimited):
+    """A `Meter` where nobody counts."""
+
+    def judged(self, evaluation: Evaluation) -> None:
+        """Nobody counts."""
+
+
+UNMETERED = Unmetered()
 
 
 class Session(Protocol):

@@ -137,6 +137,19 @@ def base_url_of(
     return place.base_url
 
 
+def batch_share_of(
+    model: str,
+    *,
+    base_url: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    directory: Directory = DIRECTORY,
+) -> float | None:
+    """See `Endpoint.batch_share`; no key is looked for. Raises what `base_url_of` does."""
+    family = directory.family(model)
+    place = _find_place(model, base_url, read_settings(environment), family, directory)
+    return place.owner.batch_share if place.owner else None
+
+
 def _find_place(
     model: str,
     base_url: str | None,

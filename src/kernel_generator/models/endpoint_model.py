@@ -11,6 +11,7 @@ the words of every cause. The message quotes them with the key blotted out.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -33,7 +34,7 @@ from kernel_generator.models.pace import LONGEST_BACKOFF_S, pace_of
 from kernel_generator.models.price import cost_usd
 from kernel_generator.models.protocol import Patience
 from kernel_generator.models.responses import ResponsesDialect
-from kernel_generator.models.transport import open_client
+from kernel_generator.models.transport import NotBegun, open_client, permitted_by
 
 if TYPE_CHECKING:
     from kernel_generator.domain.conversation import Request
@@ -66,7 +67,7 @@ class EndpointModel:
         return self._endpoint.model
 
     async def ask(self, request: Request) -> Reply:
-        """The model's answer. Raises `ProviderRefused` and `ProviderUnavailable`."""
+        """See `LanguageModel.ask`."""
         started = time.perf_counter()
         answer = await self._persist(request)
         return reply_of(answer, self._endpoint, time.perf_counter() - started)
@@ -78,7 +79,7 @@ class EndpointModel:
             await client.close()
 
     async def _persist(self, request: Request) -> Answer:
-        turn = self._pace.turn(self._patience)
+        turn = self._pace.turn(self._patience, request.permit)
         pause = self._patience.backoff_s
         retries = self._patience.max_retries
         for left in range(retries, -1, -1):
@@ -91,7 +92,10 @@ class EndpointModel:
                         f"{host} gave no whole answer in {retries + 1} tries, lastly: "
                         f"{quotable(str(error), self._endpoint)}. Try again later"
                     ) from None
-            await asyncio.sleep(min(pause, LONGEST_BACKOFF_S))
+            left_s = request.permit.left_s
+            await asyncio.sleep(
+                min(pause, LONGEST_BACKOFF_S, math.inf if left_s is None else left_s)
+            )
             pause *= 2
         raise AssertionError("the last try returns or raises")
 
@@ -110,7 +114,10 @@ class EndpointModel:
         """One exchange. The boundary where everything that escapes it is classified."""
         try:
             try:
-                return await self._dialect.answer(self._client(), request)
+                with permitted_by(request.permit):
+                    return await self._dialect.answer(self._client(), request)
+            except NotBegun as stopped:
+                raise stopped.reason from None
             except openai.APIError as error:
                 raise failure(error, self._endpoint, self._patience.max_retries) from None
         except Declined as error:

@@ -11,6 +11,7 @@ each, and the provider counts them together. A question waits in its own loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import secrets
@@ -20,12 +21,14 @@ from bisect import insort
 from typing import TYPE_CHECKING
 from weakref import WeakSet, WeakValueDictionary
 
+from kernel_generator.domain.budget import UNLIMITED
 from kernel_generator.models.answer import Limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from kernel_generator.domain.budget import Permit
     from kernel_generator.models.address import Origin
     from kernel_generator.models.credentials import Endpoint
     from kernel_generator.models.protocol import Patience
@@ -78,9 +81,9 @@ class Pace:
         """How many questions wait for their turn."""
         return len(self._waiting)
 
-    def turn(self, patience: Patience) -> Turn:
+    def turn(self, patience: Patience, permit: Permit = UNLIMITED) -> Turn:
         """A question's place in the line, which it keeps when it has to be asked again."""
-        return Turn(self, next(self._numbers), patience)
+        return Turn(self, next(self._numbers), patience, permit)
 
     def resets_in(self, seconds: float) -> None:
         """No request is left to this key until then."""
@@ -88,13 +91,17 @@ class Pace:
             self._pause(min(seconds, _LONGEST_RESET_S))
 
     async def enter(self, turn: Turn) -> None:
-        """Waits until the turn has come."""
+        """Waits until the turn has come. Raises what the turn's permit does, then or before."""
         with self._lock:
             insort(self._waiting, turn, key=lambda one: one.number)
             self._start_next()
             self._watch_pause(turn.loop)
         try:
-            await turn.woken.wait()
+            while not turn.woken.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(turn.permit.left_s):
+                        await turn.woken.wait()
+                turn.permit.check()
         except BaseException:
             with self._lock:
                 if turn.started:
@@ -185,9 +192,10 @@ class Turn:
     loop: asyncio.AbstractEventLoop
     woken: asyncio.Event
 
-    def __init__(self, pace: Pace, number: int, patience: Patience) -> None:
+    def __init__(self, pace: Pace, number: int, patience: Patience, permit: Permit) -> None:
         self.number = number
         self.patience = patience
+        self.permit = permit
         self.started = False
         self.shrinks = 0
         """How often the window had shrunk when it was sent."""

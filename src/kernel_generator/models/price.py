@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
 from genai_prices.data import providers
 
-if TYPE_CHECKING:
-    from kernel_generator.domain.conversation import Usage
+from kernel_generator.domain.conversation import Usage
 
 
 def cost_usd(usage: Usage | None, model: str, provider_url: str) -> float | None:
@@ -32,6 +29,11 @@ def cost_usd(usage: Usage | None, model: str, provider_url: str) -> float | None
     if found.model_price.input_mtok is None or found.model_price.output_mtok is None:
         return None
     return float(found.total_price)
+
+
+def is_priced(model: str, provider_url: str) -> bool:
+    """True where `cost_usd` knows what the model costs there, by the name that it is asked by."""
+    return cost_usd(Usage(prompt=1, completion=1), model, provider_url) is not None
 
 
 def priced_models() -> list[str]:

@@ -18,12 +18,12 @@ class LanguageModel(Protocol):
         ...
 
     async def ask(self, request: Request) -> Reply:
-        """The model's answer.
+        """The model's answer. A request that waits for its turn asks its permit once that has come.
 
         A refusal, an empty answer and one cut by length are replies with that `Finish`.
 
         Raises `ProviderRefused` where asking again unchanged is pointless, and
-        `ProviderUnavailable` once all retries are used up.
+        `ProviderUnavailable` once all retries are used up; what the request's permit raises.
         """
         ...
 

@@ -7,18 +7,23 @@ allow-list just before it is sent, and redirects are answers.
 
 from __future__ import annotations
 
+import contextlib
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx2
 from openai import AsyncOpenAI
 
+from kernel_generator.domain.budget import UNLIMITED
+from kernel_generator.domain.errors import BudgetSpent
 from kernel_generator.models.address import Origin, is_local
 from kernel_generator.models.limits import limits_rate, reset_s
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
+    from kernel_generator.domain.budget import Permit
     from kernel_generator.models.credentials import Endpoint
     from kernel_generator.models.pace import Pace
     from kernel_generator.models.protocol import Patience
@@ -35,6 +40,26 @@ _HEADERS = {
     "user-agent",
 }
 _OPENAI_HEADERS = {"openai-organization", "openai-project"}
+_permit: ContextVar[Permit] = ContextVar("permit", default=UNLIMITED)
+
+
+class NotBegun(BaseException):
+    """What is about to be sent may not be: no failure, after which the SDK would try again."""
+
+    def __init__(self, reason: BudgetSpent) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def permitted_by(permit: Permit) -> Generator[None]:
+    """What this task sends meanwhile, the SDK's own retries too, is sent with this permit only;
+    else `NotBegun` is raised."""
+    before = _permit.set(permit)
+    try:
+        yield
+    finally:
+        _permit.reset(before)
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ def open_client(
         verify=endpoint.origin.scheme == "https" or not local,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         event_hooks={
-            "request": [_only_ours(endpoint, manner)],
+            "request": [_if_permitted, _only_ours(endpoint, manner)],
             "response": [] if pace is None else [_heeding(pace)],
         },
     )
@@ -93,6 +118,13 @@ def open_client(
         max_retries=patience.max_retries,
         http_client=http,
     )
+
+
+async def _if_permitted(_: httpx2.Request) -> None:
+    try:
+        _permit.get().check()
+    except BudgetSpent as spent:
+        raise NotBegun(spent) from None
 
 
 def _only_ours(endpoint: Endpoint, manner: Manner) -> Callable[[httpx2.Request], Awaitable[None]]:

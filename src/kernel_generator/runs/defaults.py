@@ -17,7 +17,9 @@ from kernel_generator.evaluation.processor import this_processor
 from kernel_generator.evaluation.toolchain import gpu_name
 from kernel_generator.models.builtin import BUILTIN_COMPILER
 from kernel_generator.models.builtin import LANGUAGE as BUILTIN_LANGUAGE
+from kernel_generator.models.offline import OFFLINE
 from kernel_generator.models.settings import read_settings
+from kernel_generator.runs.replay import REPLAY
 
 if TYPE_CHECKING:
     from kernel_generator.domain.target import Target
@@ -70,6 +72,11 @@ def default_model(api_key: str | None = None) -> str:
             f"example, or '{BUILTIN_COMPILER}' to do without"
         )
     return BUILTIN_COMPILER
+
+
+def asks_a_provider(model: str) -> bool:
+    """False for the names of what answers here, and of what is answered elsewhere."""
+    return model != OFFLINE and not model.startswith(("builtin:", REPLAY))
 
 
 def embedded_notice() -> str:

@@ -40,6 +40,7 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation import profiles
 from kernel_generator.evaluation.baselines import TORCH_COMPILE, default_baselines
+from kernel_generator.evaluation.devices import evaluate, prepare
 from kernel_generator.evaluation.toolchain import find_toolchain
 from kernel_generator.models.offline import OFFLINE, OfflineModel
 from kernel_generator.prompts.render import render
@@ -55,7 +56,7 @@ from kernel_generator.runs.letters import how_to_answer
 from kernel_generator.runs.observers import watched
 from kernel_generator.runs.origin import describe, solution_name
 from kernel_generator.runs.saving import rescue_reply
-from kernel_generator.runs.spending import Spending
+from kernel_generator.runs.spending import Counted, Spending
 from kernel_generator.runs.stopping import stop_kind, stopped
 from kernel_generator.runs.threads import in_a_thread
 from kernel_generator.search.ranking import best_index
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.proposal import Proposal
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.baselines import Baseline
-    from kernel_generator.evaluation.judge import Judge, Session
+    from kernel_generator.evaluation.judge import Judge, Meter, Session
     from kernel_generator.runs.author import Author
     from kernel_generator.runs.goal import Goal
     from kernel_generator.runs.journal import Journal
@@ -195,17 +196,16 @@ class Run:
 
     async def _certify(self) -> None:
         """Judge here what passed elsewhere, until the best version is one that passed here."""
-        self._stop_if(self._spending.out_of_time)
+        meter = self._spending.permit(lambda: self._spending.out_of_time)
         session, history = self._judge.open(self.task), self._journal.history
         try:
-            await in_a_thread(session.prepare)
+            await in_a_thread(prepare, session, meter)
             profile = profiles.certification(self._baselines)
             while (best := self.best) is not None and history.is_elsewheres(best):
                 read = history.of_proposal(best.proposal).solution
                 if read is None or best.evaluation is None:
                     raise StoreError(f"run {self.run_id} does not tell what was judged elsewhere")
-                found = await in_a_thread(session.evaluate, read, profile)
-                self._spending.judged(found)
+                found = await in_a_thread(evaluate, session, read, profile, meter)
                 if found.outcome in _NOT_HERE and found.outcome is not best.outcome:
                     raise InvalidInput(
                         f"what passed in run {self.run_id} was judged elsewhere, and here is no "
@@ -225,7 +225,11 @@ class Run:
         try:
             # The thread goes on when this is cancelled, until the session is closed below.
             try:
-                await in_a_thread(session.prepare)
+                await in_a_thread(prepare, session, self._spending.permit(self._spent))
+            except BudgetSpent as spent:
+                if self.best is None:
+                    raise
+                return _Ending(str(spent), StopKind.BUDGET)
             except (ReferenceFailed, NoWorkloads) as error:
                 self._journal.finished(str(error))
                 raise
@@ -298,12 +302,6 @@ class Run:
         device, has_best = session.opened.described, self.best is not None
         return judged_elsewhere(self._journal, self._subject(session, solution), device, has_best)
 
-    @staticmethod
-    def _stop_if(spent: str) -> None:
-        """Raises `BudgetSpent` where there is a reason that nothing further may begin."""
-        if spent:
-            raise BudgetSpent(spent)
-
     def _suspended(self) -> ReplyPending:
         told = f"run {self.run_id} waits for a reply"
         if self._author.model.name == OFFLINE:
@@ -357,10 +355,10 @@ class Run:
         if evaluation is None:
             evaluation = self._known_verdict(session, solution)
             if evaluation is None:
-                self._stop_if(self._spending.out_of_time)
+                meter = self._spending.permit(lambda: self._spending.out_of_time)
+                meter.check()
                 self._tell(Evaluating(self.run_id, proposal, solution.name))
-                evaluation = await in_a_thread(self._evaluate, session, solution)
-            self._spending.judged(evaluation)
+                evaluation = await in_a_thread(self._evaluate, session, solution, meter)
             self._journal.judged(proposal, evaluation, self._subject(session, solution))
         noted = describe(solution, self.task, self.run_id, proposal, evaluation)
         return Attempt(
@@ -379,8 +377,9 @@ class Run:
             brief=brief,
             proposal=proposal,
             sampling=self._author.sampling,
+            permit=self._spending.permit(lambda: self._spending.exhausted),
         )
-        self._stop_if(self._spending.exhausted)
+        request.permit.check()
         self._journal.asking(proposal, request)
         self._tell(Asked(self.run_id, proposal))
         reply = self._spending.priced(await self._author.model.ask(request))
@@ -393,17 +392,19 @@ class Run:
         self._tell(Replied(self.run_id, proposal, reply))
         return reply
 
-    def _evaluate(self, session: Session, solution: Solution) -> Evaluation:
+    def _evaluate(self, session: Session, solution: Solution, meter: Meter) -> Evaluation:
         """Judge a version: certify the first that passes, and whatever then beats the best one."""
         best = self.best
         incumbent, searched_s = None, 0.0
         if best is not None and best.candidate is not None and best.outcome is Outcome.PASSED:
             incumbent = best.candidate.solution
-            found = session.evaluate(solution, profiles.search(incumbent))
+            found = evaluate(session, solution, profiles.search(incumbent), meter)
             if not found.outcome.is_result or found.promoted is False:
                 return found
             searched_s = found.seconds
-        found = session.evaluate(solution, profiles.certification(self._baselines, incumbent))
+            meter = Counted(self._spending)
+        certification = profiles.certification(self._baselines, incumbent)
+        found = evaluate(session, solution, certification, meter)
         return found.model_copy(update={"seconds": found.seconds + searched_s})
 
     @property

@@ -16,10 +16,10 @@ from kernel_generator.domain.proposal import Proposal, Purpose
 from kernel_generator.domain.task import Brief
 from kernel_generator.evaluation.toolchain import find_toolchain
 from kernel_generator.models.builtin import BUILTIN_COMPILER
-from kernel_generator.models.credentials import base_url_of
+from kernel_generator.models.credentials import base_url_of, batch_share_of
 from kernel_generator.models.offline import OFFLINE
 from kernel_generator.models.open_model import open_model
-from kernel_generator.models.price import cost_usd
+from kernel_generator.models.price import cost_usd, is_priced
 from kernel_generator.prompts.feedback import MAX_FEEDBACK_CHARS
 from kernel_generator.prompts.render import render
 from kernel_generator.runs.precedents import Amount, Completion, Count, Judged, completion_of
@@ -88,6 +88,8 @@ class Asking:
     reasoning_effort: str | None = None
     price: Price | None = None
     max_usd: float | None = None
+    batch: bool = False
+    """Whether its requests go to the provider in batches, which may cost less."""
 
 
 @dataclass(frozen=True)
@@ -234,11 +236,14 @@ def _tariff(asking: Asking) -> _Tariff:
         return _Tariff(lambda _: 0.0, "replies of a stored run are free")
     if asking.model != OFFLINE:
         url = base_url_of(asking.model, base_url=asking.base_url)
-        if cost_usd(Usage(prompt=1, completion=1), asking.model, url) is not None:
-            return _Tariff(
-                lambda usage: cost_usd(usage, asking.model, url),
-                "prices are those of genai-prices' table; nothing is taken as cached",
-            )
+        told = "prices are those of genai-prices' table; nothing is taken as cached"
+        share = 1.0
+        if asking.batch:
+            # A table says nothing of batches: where their share is unknown, so is their price.
+            share = batch_share_of(asking.model, base_url=asking.base_url)
+            told += "" if share is None else f"; a reply of a batch costs {share:.0%} of that"
+        if share is not None and is_priced(asking.model, url):
+            return _Tariff(lambda usage: share * (cost_usd(usage, asking.model, url) or 0.0), told)
     if price is not None:
         told = f"prices are as stated: ${price.prompt:g} and ${price.completion:g} per million"
         return _Tariff(price.of, f"{told} tokens of prompt and completion")

@@ -26,6 +26,19 @@ _SAID_ONLY = ("the description", "the list of tags")
 """Parts of a definition that no verdict depends on."""
 
 
+class Allowance(Record):
+    """What all runs of one command may spend together; see `Budget` and `Price`."""
+
+    command: str
+    """The same in all of its runs, and in no others."""
+    usd: float | None = None
+    tokens: int | None = None
+    device_s: float | None = None
+    wall_s: float | None = None
+    price: tuple[float, float] | None = None
+    """As it was stated: dollars per million tokens of prompt and of completion."""
+
+
 class RunSettings(Record):
     """What a run was begun with: all that it takes to go on with it, but for keys and addresses."""
 
@@ -44,6 +57,8 @@ class RunSettings(Record):
     isolation: str
     batch: bool = False
     """Whether its requests go to the provider in batches, with those of other runs."""
+    allowance: Allowance | None = None
+    """None where nothing was limited, or an older version began it."""
     program: str
     """This program's version."""
     fingerprints: dict[str, str] = Field(default_factory=dict[str, str])
