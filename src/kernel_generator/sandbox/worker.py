@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, overload
 
+from kernel_generator.inert import inert
 from kernel_generator.sandbox import wire
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.orders import Done, Failed, TimedOut
@@ -252,7 +253,7 @@ class Worker(ChildProcess):
             _, device_ns, figure = wire.DONE.unpack(frame.payload)
             return Done(wall, device_ns, figure)
         if frame.kind == Kind.FAILED and frame.payload[:1] in _FAULT_BYTES:
-            text = frame.payload[1:].decode("utf-8", "replace")
+            text = inert(frame.payload[1:].decode("utf-8", "replace"))
             return Failed(Fault(frame.payload[0]), text)
         self._kill()
         return Failed(Fault.PROTOCOL, "the child sent a frame that no candidate should send")
