@@ -44,7 +44,7 @@ def test_a_console_shows_text_inert_and_keeps_its_own_styles() -> None:
     table = Table("name")
     table.add_row(escape(HOSTILE))
     console.print(table)
-    console.print(HOSTILE, markup=False, style="red")
+    console.print(HOSTILE, markup=False, highlight=False, style="red")
     shown = stream.getvalue()
     assert shown.count(f"{INSTEAD}]0;TITLE") == 2
     assert "\x1b[31m" in shown
