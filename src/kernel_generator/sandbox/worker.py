@@ -92,6 +92,15 @@ class Worker(ChildProcess):
         """One call whose inputs and outputs the judge will look at."""
         return self._ask(Kind.RUN, json.dumps([slot]).encode(), timeout)
 
+    def run_kept(self, slot: int, timeout: float) -> Answer:
+        """As `run`; the child keeps what was returned, as a user may, until the call after next."""
+        return self._ask(Kind.RUN_KEPT, json.dumps([slot]).encode(), timeout)
+
+    def look_back(self, slot: int, timeout: float) -> Answer:
+        """After two calls by `run_kept`: leave in the outputs what the first of them returned, as
+        it is by now. No call is made."""
+        return self._ask(Kind.LOOK_BACK, json.dumps([slot]).encode(), timeout)
+
     def run_wide(self, slot: int, timeout: float) -> Answer:
         """One call in double precision, its floating outputs laid out as float64. For references;
         fails with `Fault.NOT_WIDE` where one cannot be run so."""
