@@ -72,6 +72,13 @@ BROKEN = (
     Broken("NUL bytes", "def run(x):\n    return x * 2\n\0\n", BUILD, quick=True),
     Broken("ten megabytes of comments", _GOOD + "# " + "x" * 10_000_000 + "\n", RESULT),
     Broken("ten megabytes of one expression", _GOOD + "y = " + "(" * 10_000_000 + "\n", BUILD),
+    Broken(
+        "ten megabytes of comments that never end",
+        CPP_HEAD.replace("BODY", "") + "/* " * 3_400_000,
+        BUILD,
+        language="cpp",
+        passing=True,
+    ),
     Broken("syntax error", "def run(x:\n", BUILD, quick=True),
     Broken("import error", "import no_such_module\n" + _GOOD, BUILD),
     Broken("missing entry point", _GOOD, BUILD, entry="main.py::missing"),

@@ -10,6 +10,7 @@ from flashinfer_bench import TraceSet
 from safetensors.torch import save_file
 
 from kernel_generator import load_traceset
+from kernel_generator.inert import inert
 from kernel_generator.runs.saving import save_solution
 from tests.cli.commands import ON_SET, Shell
 from tests.runs.sets import (
@@ -51,6 +52,16 @@ def test_evaluate_tells_what_is_wrong_and_exits_1(shell: Shell, tmp_path: Path) 
     assert ran.code == 1
     assert "WRONG_VALUES: an output differs from the reference" in ran.out
     assert "y: 3 of 3 elements wrong; first at [0]: got" in ran.out
+
+
+def test_what_a_kernel_says_does_nothing_to_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    says = r"'\x1b]0;TITLE\x07\x1b[2J\r\u202eall fine'"
+    (tmp_path / "k.py").write_text(f"def run(x):\n    raise ValueError({says})\n")
+    ran = shell.run("evaluate", *ON_SET, "--target", "V100", "--solution", "k.py")
+    assert ran.code == 1
+    assert "TITLE" in ran.out
+    assert ran.out == inert(ran.out)
+    assert ran.err == inert(ran.err)
 
 
 @pytest.mark.slow

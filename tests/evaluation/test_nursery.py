@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from kernel_generator.evaluation.nursery import Nursery, Setup
 from kernel_generator.evaluation.pool import Pool
 from kernel_generator.evaluation.session import LocalSession
 from kernel_generator.sandbox.isolation import Isolation, Level
+from kernel_generator.sandbox.orders import Done, WarmOrder
+from kernel_generator.sandbox.wire import PRELOADED
 from tests.evaluation.judging import BRIEF, TINY, solution, task
-from tests.running import children
+from tests.running import children, soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -206,3 +209,31 @@ class TestOnACpu:
                 session.close()
         assert len(seen) == 2
         assert {(census.importing, census.timing) for census in seen} == {(0, 1)}
+
+
+class TestAChildThatDoesNotGetReady:
+    def test_is_replaced_by_another(self, nursery: Nursery, pool: Callable[..., Pool]) -> None:
+        one = pool("cpp")
+        # What lives as long as this process is started with the first child.
+        one.retire(one.start())
+        before = set(children())
+        one.replenish()
+        assert soon(lambda: bool(set(children()) - before))
+        for pid in set(children()) - before:
+            os.kill(int(pid), signal.SIGKILL)
+        taken = one.take("cpp")
+        assert taken.alive
+        assert isinstance(taken.warm(WarmOrder(None, triton=False), 60.0), Done)
+
+    def test_is_no_failure_of_the_candidates_but_the_sandboxes(
+        self, nursery: Nursery, pool: Callable[..., Pool]
+    ) -> None:
+        # A child ends where it is told to import what is no module's name.
+        broken = Setup(((PRELOADED, ".none"),), launches=False)
+        nursery.join(broken)
+        try:
+            with pytest.raises(SandboxError, match="no process gets ready for a kernel"):
+                nursery.take(broken, pool())
+        finally:
+            nursery.leave(broken)
+        assert nursery.census().importing == 0

@@ -185,3 +185,28 @@ def test_binding_many_arenas_keeps_no_descriptor_of_any(worker: Worker, arena: A
         for _ in range(20):
             worker.bind(arena, LIMIT_S)
     assert told[0].splitlines()[-1] == told[1].splitlines()[-1]
+
+
+class TestLookingBack:
+    @pytest.mark.parametrize(
+        ("body", "left"),
+        [
+            ("return x * 2", 2.0),
+            ("y.copy_(x * 2); return y", 10.0),
+            ("y.copy_(x * 2); return (y,)", 10.0),
+            ("return x", 1.0),
+        ],
+        ids=["a new tensor", "the same tensor", "the same tensor in a tuple", "its input"],
+    )
+    def test_leaves_what_a_call_returned_as_the_next_one_left_it(
+        self, worker: Worker, arena: Arena, body: str, left: float
+    ) -> None:
+        source = f"import torch\ny = torch.empty(32, 32)\ndef run(x):\n    {body}\n"
+        worker.prepare(order(source), LIMIT_S)
+        worker.bind(arena, LIMIT_S)
+        slot = arena.layout.slot
+        assert isinstance(worker.run_kept(slot, LIMIT_S), Done)
+        view(arena.bytes, arena.layout.inputs[0]).fill_(5)
+        assert isinstance(worker.run_kept(slot, LIMIT_S), Done)
+        assert isinstance(worker.look_back(slot, LIMIT_S), Done)
+        assert bool((output(arena) == left).all())

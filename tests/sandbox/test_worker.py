@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kernel_generator.inert import inert
 from kernel_generator.sandbox.orders import Died, Done, Failed, TimedOut
 from kernel_generator.sandbox.wire import Fault
 from kernel_generator.sandbox.worker import Worker
@@ -239,3 +240,15 @@ def test_a_home_that_cannot_be_had_is_an_error_that_leaves_nothing(
     with pytest.raises(FileNotFoundError):
         Worker()
     assert descriptors() - before == set()
+
+
+def test_what_a_child_says_and_prints_is_inert(arena: Arena) -> None:
+    says = r"'\x1b]0;TITLE\x07\x1b[2J\r\x9b\u202eall fine'"
+    source = f"def run(x):\n    print({says}, flush=True)\n    raise ValueError({says})\n"
+    with Worker() as worker:
+        answer = call(worker, order(source), arena)
+    assert isinstance(answer, Failed)
+    assert "]0;TITLE" in answer.text
+    assert answer.text == inert(answer.text)
+    assert "]0;TITLE" in worker.log
+    assert worker.log == inert(worker.log)

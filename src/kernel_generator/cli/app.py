@@ -31,6 +31,7 @@ from kernel_generator.cli import (
 )
 from kernel_generator.cli.exits import Exit
 from kernel_generator.domain.errors import InvalidInput, KernelGeneratorError, ProviderError
+from kernel_generator.inert import inert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ def _misused(error: Any, wants_json: bool) -> int:
 
 def _fail(message: str, kind: str, code: int, wants_json: bool) -> int:
     said = message if code == Exit.INTERRUPTED else f"error: {message}"
-    print(said, file=sys.stderr)
+    print(inert(said), file=sys.stderr)
     if wants_json:
         print(json.dumps({"error": {"kind": kind, "message": message}}))
     return code

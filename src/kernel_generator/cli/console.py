@@ -1,4 +1,7 @@
-"""Where things are printed: people's output to stderr while `--json` owns stdout."""
+"""Where things are printed: people's output to stderr while `--json` owns stdout.
+
+Whatever is shown, text acts on no terminal: only the console's own styles and status lines do.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from kernel_generator.inert import inert
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pydantic import BaseModel
+    from rich.console import ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from kernel_generator.runs.tracesets import Problem
 
@@ -19,7 +26,18 @@ _PLAIN_WIDTH = 160
 """Columns where nobody's terminal says: wide enough that a table is not folded to shreds."""
 
 
-class Lasting(Console):
+class InertConsole(Console):
+    """Shows text that models, candidates and providers wrote."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """See `Console.render`: what is text in it is made inert."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=inert(segment.text))
+
+
+class Lasting(InertConsole):
     """One whose reader may go away (`| head`): nothing is printed any more, and that is all. Rich
     itself would end the program."""
 
@@ -32,7 +50,7 @@ def to_people(as_json: bool = False) -> Console:
     """The console for a command's result."""
     if as_json:
         return to_stderr()
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    return InertConsole(file=sys.stdout, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
 def to_stderr() -> Console:

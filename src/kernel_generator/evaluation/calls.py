@@ -9,10 +9,11 @@ from kernel_generator.domain.outcome import Outcome
 from kernel_generator.evaluation import sampling
 from kernel_generator.evaluation.findings import target_of
 from kernel_generator.evaluation.memory import poison, trespass
+from kernel_generator.evaluation.outcomes import last_line
 from kernel_generator.evaluation.supply import Stopped
 from kernel_generator.evaluation.wrong import Wrong, hold
 from kernel_generator.sandbox.arena import view
-from kernel_generator.sandbox.orders import Done
+from kernel_generator.sandbox.orders import Done, Failed
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kernel_generator.evaluation.judge import Limits
     from kernel_generator.evaluation.trials import Trials
 
+_OVERWRITES = "a later call changed what an earlier one had returned"
 _SAMPLING_CALLS = 4096
 """At most this many calls are made of a sampler, however few rows each has."""
 _SAMPLING_BUDGET_S = 1.0
@@ -46,6 +48,7 @@ class Calls:
             expected = self._trials.expected(case.workload, number)
             if index:
                 self._trials.fill(case.arena, case.workload, number)
+            earlier = case.found
             self._run(case, turn=index)
             if self._sampler:
                 self._check_draws(case)
@@ -53,6 +56,8 @@ class Calls:
             self._findings.of_case(case, expected, case.errors)
             if index == 0 and not case.subject.non_deterministic:
                 self._check_repeats(case)
+            elif index == 1:
+                self._check_earlier(case, earlier)
         self._check_first_call(case)
 
     def check_after_timing(self, case: Case) -> None:
@@ -60,7 +65,9 @@ class Calls:
         of timed calls are told of together, for each workload has few."""
         other = self._trials.number(0 if case.profile.trials > 1 else 1)
         self._trials.fill(case.arena, case.workload, other)
+        earlier = case.found
         self._run(case, turn=0)
+        self._check_earlier(case, earlier)
         if self._sampler:
             draws = view(case.found, case.arena.layout.outputs[0])
             reason = sampling.outside_support(draws, target_of(case.arena.layout, case.arena.bytes))
@@ -80,7 +87,9 @@ class Calls:
         before = case.arena.bytes.clone()
         self._trials.synchronize()
         limit = self._limits.call_s if case.waits_s else self._first_call_limit(case)
-        answer = case.subject.worker.run(case.arena.layout.slot, limit)
+        worker = case.subject.worker
+        run = worker.run_kept if case.subject.stores else worker.run
+        answer = run(case.arena.layout.slot, limit)
         if not isinstance(answer, Done):
             raise Stopped(answer)
         case.waits_s.append(answer.wall_s)
@@ -116,6 +125,30 @@ class Calls:
                     "same inputs: look for a race or unwritten memory, or, where the order of "
                     "atomics is meant to vary, say so in a comment: "
                     "'kernel-generator: non-deterministic'",
+                )
+
+    def _check_earlier(self, case: Case, earlier: torch.Tensor) -> None:
+        """What the call before the last one returned, which its user may still hold, is what it
+        was. Raises `Wrong`, `Stopped`."""
+        if not case.subject.stores:
+            return
+        poison(case.arena)
+        self._trials.synchronize()
+        answer = case.subject.worker.look_back(case.arena.layout.slot, self._limits.call_s)
+        if isinstance(answer, Failed):
+            reason = f"{_OVERWRITES}: it cannot be read any more ({last_line(answer)})"
+            raise Wrong(Outcome.WRONG_VALUES, reason)
+        if not isinstance(answer, Done):
+            raise Stopped(answer)
+        hold(case.subject.worker)
+        for place in case.arena.layout.outputs:
+            region = slice(place.offset, place.offset + place.nbytes)
+            changed = int((case.arena.bytes[region] != earlier[region]).sum())
+            if changed:
+                raise Wrong(
+                    Outcome.WRONG_VALUES,
+                    f"{_OVERWRITES}: {changed} bytes of output '{place.name}' differ; return "
+                    "memory that no other call writes to",
                 )
 
     def _check_draws(self, case: Case) -> None:

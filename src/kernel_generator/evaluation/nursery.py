@@ -22,8 +22,9 @@ from flashinfer_bench.data import SupportedLanguages
 from kernel_generator.domain.errors import SandboxError
 from kernel_generator.evaluation import warmth
 from kernel_generator.evaluation.device import gpu_environment, gpu_node
+from kernel_generator.evaluation.outcomes import last_line
 from kernel_generator.evaluation.toolchain import build_environment
-from kernel_generator.sandbox.orders import WarmOrder
+from kernel_generator.sandbox.orders import Done, WarmOrder
 from kernel_generator.sandbox.wire import PRELOADED
 from kernel_generator.sandbox.worker import Worker
 
@@ -47,6 +48,8 @@ _LOOK_S = 0.1
 """Whoever waits for a child looks so often whether its session is closed."""
 _LAST_S = 10.0
 """The last session waits so long for threads that were busy with spares when it ended them."""
+_TRIES = 3
+"""So many children are started for one candidate, where they do not get ready."""
 _HANDS = 64
 """More threads than ever are at work: there is one for each spare and each session that waits."""
 _IMPORTED, _READY = 1, 3
@@ -69,6 +72,10 @@ class Setup:
             environment[PRELOADED] = "torch._inductor.compile_fx"
         launches = task.language in (SupportedLanguages.TRITON, SupportedLanguages.PYTHON)
         return cls(tuple(sorted(environment.items())), launches)
+
+
+class _NotReady(SandboxError):
+    """A child was started, and failed before it was given anything of a candidate's."""
 
 
 class Taker(Protocol):
@@ -197,17 +204,21 @@ class Nursery:
     def take(self, setup: Setup, taker: Taker) -> Worker:
         """A fresh child for a candidate, the taker's from now on: a spare where there is one.
 
-        Raises `SandboxError` where none can be started, and as `Taker.check_open`.
+        Whatever keeps one from getting ready is not the candidate's doing: another is tried. Raises
+        `SandboxError` where none can be started or gets ready, and as `Taker.check_open`.
         """
+        begun = 0
         while True:
             spare = self._claim(setup)
             was_there = spare is not None
+            begun += not was_there
             spare = spare or self._begin_for(setup, taker)
             try:
                 worker = self._grown(spare, taker)
             except BaseException as error:
                 self._end(spare)
-                if isinstance(error, SandboxError) and was_there:
+                may_be_tried = was_there or (isinstance(error, _NotReady) and begun < _TRIES)
+                if isinstance(error, SandboxError) and may_be_tried:
                     # What it lacked then there may be enough of by now.
                     taker.check_open()
                     continue
@@ -331,7 +342,7 @@ class Nursery:
                 worker.close()
             else:
                 furnish = None if caches is None else str(caches)
-                worker.warm(WarmOrder(None, launches, furnish), _WARM_S)
+                _check_ready(worker.warm(WarmOrder(None, launches, furnish), _WARM_S))
             return worker
         finally:
             with self._lock:
@@ -352,6 +363,8 @@ class Nursery:
         if self.on_gpu and spare.progress < _READY:
             with taker.working():
                 self._warm(spare, taker)
+        if spare.warmed is not None:
+            _check_ready(_result(spare.warmed, taker))
         return worker
 
     def _warm(self, spare: _Spare, taker: Taker) -> None:
@@ -377,6 +390,15 @@ class Nursery:
             for one in untaken:
                 self._end(one)
             raise
+
+
+def _check_ready(answer: Answer) -> None:
+    """Raises `SandboxError` where a child did not do what comes before any candidate."""
+    if not isinstance(answer, Done):
+        raise _NotReady(
+            f"no process gets ready for a kernel: {last_line(answer)}; free memory, or disk space "
+            "in the temporary folder, and try again"
+        )
 
 
 def _result(future: Future[_Result], taker: Taker) -> _Result:

@@ -26,6 +26,21 @@ class Buffers:
         return Buffers([_copy(i) for i in self.inputs], [_copy(o) for o in self.outputs])
 
 
+def kept(returned: Any, buffers: Buffers) -> list[Any]:
+    """What a call returned, as its user keeps it. An input that was handed back is the user's own
+    to change: of such a one, what it is now."""
+    values = list(returned) if isinstance(returned, tuple | list) else [returned]
+    inputs = [i for i in buffers.inputs if isinstance(i, torch.Tensor)]
+    spans = [range(i.data_ptr(), i.data_ptr() + max(1, i.nbytes)) for i in inputs]
+
+    def own(value: Any) -> Any:
+        if isinstance(value, bool | int | float):
+            return value
+        return value.clone() if any(value.data_ptr() in span for span in spans) else value
+
+    return [own(value) for value in values]
+
+
 class Binding:
     """A ring of buffers, on the device where the candidate runs."""
 

@@ -48,6 +48,8 @@ class Child:
         self._bindings: dict[int, Binding] = {}
         self._replays: dict[int, Callable[[], None]] = {}
         self._flush: torch.Tensor | None = None
+        self._returned: list[Any] = []
+        """What the last calls returned that were to be kept, two at most."""
 
     def serve(self) -> None:
         """Answer frames until the judge is gone. Raises `wire.ChannelClosed`."""
@@ -74,11 +76,15 @@ class Child:
             case Kind.RELEASE:
                 (slot,) = json.loads(frame.payload)
                 self._replays.pop(slot, None)
+                self._returned.clear()
                 binding = self._bindings.pop(slot, None)
                 if binding is not None:
                     binding.release()
                 return Kind.DONE, wire.DONE.pack(1, 0.0, 0.0)
-            case Kind.RUN | Kind.RUN_WIDE | Kind.RUN_APART | Kind.CAPTURE | Kind.REPLAY:
+            case (
+                Kind.RUN | Kind.RUN_KEPT | Kind.LOOK_BACK | Kind.RUN_WIDE | Kind.RUN_APART
+                | Kind.CAPTURE | Kind.REPLAY
+            ):  # fmt: skip
                 (slot,) = json.loads(frame.payload)
                 self._once(Kind(frame.kind), slot)
                 self._synchronize()
@@ -172,18 +178,26 @@ class Child:
             self._replays[slot] = capture(lambda: self._call(buffers))
         elif kind is Kind.REPLAY:
             self._replays[slot]()
+        elif kind is Kind.RUN_KEPT:
+            from kernel_generator.sandbox.buffers import kept  # noqa: PLC0415 - imports torch
+
+            returned = self._call(buffers)
+            self._returned = [*self._returned[-1:], kept(returned, buffers)]
+        elif kind is Kind.LOOK_BACK:
+            self._store(self._returned.pop(0), buffers)
         else:
             self._call(buffers.apart() if kind is Kind.RUN_APART else buffers)
 
-    def _call(self, buffers: Buffers) -> None:
-        """One call; a value-returning candidate's values go to the outputs."""
+    def _call(self, buffers: Buffers) -> Any:
+        """One call; a value-returning candidate's values go to the outputs, and are returned."""
         import torch  # noqa: PLC0415
 
         with torch.no_grad():
             if self._destination_passing:
-                self._runnable(*buffers.inputs, *buffers.outputs)
-            else:
-                self._store(self._runnable(*buffers.inputs), buffers)
+                return self._runnable(*buffers.inputs, *buffers.outputs)
+            returned = self._runnable(*buffers.inputs)
+            self._store(returned, buffers)
+            return returned
 
     def _run_wide(self, buffers: Buffers) -> None:
         """One call of a reference in double precision, into outputs laid out for that."""

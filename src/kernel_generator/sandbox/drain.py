@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from kernel_generator.inert import inert
+
 if TYPE_CHECKING:
     from typing import IO
 
@@ -48,9 +50,9 @@ class Drain:
 
     @property
     def text(self) -> str:
-        """What was kept."""
+        """What was kept, as inert text."""
         gap = f"\n[... {self._dropped} bytes left out ...]\n".encode() if self._dropped else b""
-        return bytes(self._head + gap + self._tail).decode("utf-8", "replace")
+        return inert(bytes(self._head + gap + self._tail).decode("utf-8", "replace"))
 
     def catch_up(self) -> None:
         """Wait until what was written so far is read; not for long, for more may come all the

@@ -91,6 +91,7 @@ class Failed:
 
     fault: Fault
     text: str
+    """Inert."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class Kind(IntEnum):
     CAPTURE = 10
     REPLAY = 11
     RUN_APART = 12
+    RUN_KEPT = 13
+    LOOK_BACK = 14
     READY = 100
     DONE = 101
     FAILED = 102

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, overload
 
+from kernel_generator.inert import inert
 from kernel_generator.sandbox import wire
 from kernel_generator.sandbox.arena import Arena
 from kernel_generator.sandbox.orders import Done, Failed, TimedOut
@@ -90,6 +91,15 @@ class Worker(ChildProcess):
     def run(self, slot: int, timeout: float) -> Answer:
         """One call whose inputs and outputs the judge will look at."""
         return self._ask(Kind.RUN, json.dumps([slot]).encode(), timeout)
+
+    def run_kept(self, slot: int, timeout: float) -> Answer:
+        """As `run`; the child keeps what was returned, as a user may, until the call after next."""
+        return self._ask(Kind.RUN_KEPT, json.dumps([slot]).encode(), timeout)
+
+    def look_back(self, slot: int, timeout: float) -> Answer:
+        """After two calls by `run_kept`: leave in the outputs what the first of them returned, as
+        it is by now. No call is made."""
+        return self._ask(Kind.LOOK_BACK, json.dumps([slot]).encode(), timeout)
 
     def run_wide(self, slot: int, timeout: float) -> Answer:
         """One call in double precision, its floating outputs laid out as float64. For references;
@@ -252,7 +262,7 @@ class Worker(ChildProcess):
             _, device_ns, figure = wire.DONE.unpack(frame.payload)
             return Done(wall, device_ns, figure)
         if frame.kind == Kind.FAILED and frame.payload[:1] in _FAULT_BYTES:
-            text = frame.payload[1:].decode("utf-8", "replace")
+            text = inert(frame.payload[1:].decode("utf-8", "replace"))
             return Failed(Fault(frame.payload[0]), text)
         self._kill()
         return Failed(Fault.PROTOCOL, "the child sent a frame that no candidate should send")

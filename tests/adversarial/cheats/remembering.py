@@ -68,6 +68,25 @@ CASES = (
         stopped_by=FRESH_BLOCKS,
     ),
     Cheat(
+        "returns the same tensor from every call",
+        "Keeps one output for each shape: what a call returned becomes what the next one does.",
+        NORM,
+        honestly(NORM)
+        + """
+kept = {}
+
+
+def run(hidden_states, weight):
+    key = hidden_states.shape
+    if key not in kept:
+        kept[key] = torch.empty_like(hidden_states)
+    return kept[key].copy_(honest(hidden_states, weight))
+""",
+        ends=Rejected(WRONG),
+        stopped_by="what a call returned is looked at again after the next one",
+        quick=True,
+    ),
+    Cheat(
         "remembers once the checks are over",
         "Computes honestly for a dozen calls, then hands out what it kept by address.",
         ROUTING,

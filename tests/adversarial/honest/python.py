@@ -90,6 +90,27 @@ def run(hidden_states, weight, output):
         passing=True,
     ),
     Honest(
+        "preallocates a workspace and returns new tensors",
+        "Computes in a workspace that it keeps, and returns a tensor of its own for each call.",
+        NORM,
+        """
+import torch
+
+workspaces = {}
+
+
+def run(hidden_states, weight):
+    key = hidden_states.shape
+    if key not in workspaces:
+        workspaces[key] = torch.empty(key, device=hidden_states.device)
+    x = workspaces[key]
+    x.copy_(hidden_states)
+    x.mul_(torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6)).mul_(weight.float())
+    return x.to(torch.bfloat16)
+""",
+        quick=True,
+    ),
+    Honest(
         "uses its output as scratch",
         "Writes intermediate values to its outputs before the final ones.",
         ROUTING,
