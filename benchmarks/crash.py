@@ -333,7 +333,8 @@ def main() -> int:
                     str(tally.runs),
                     str(tally.in_flight),
                     str(tally.asked_again),
-                    str(tally.judged_again),
+                    # The real judge notes nothing.
+                    "not counted" if real else str(tally.judged_again),
                     str(len(tally.failures)),
                 ]
             )

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from kernel_generator.domain.task import Task
     from kernel_generator.evaluation.judge import Profile
 
-SCALE = 0.02
+SCALE = 0.1
 """Real seconds of a simulated one."""
 PARTS = ("overhead", "overlap", "devices")
 
@@ -187,7 +187,7 @@ def eight(folder: Path, seed: int) -> list[list[str]]:
     rows: list[list[str]] = []
     for names in (104, 26):
         model, devices = Model(20, 300, seed), [Device(20) for _ in range(8)]
-        campaign(folder / f"{names}", names, 8, model, devices, 32 * 8)
+        campaign(folder / f"{names}", names, 5, model, devices, 32 * 8)
         share = busy(devices, model.last_reply)
         # Each definition has one candidate at a time, of which 160 + 20 s are the mean.
         most = min(1.0, names * 20 / 180 / 8)

@@ -93,8 +93,8 @@ def labels_of(solution: Solution) -> tuple[str, ...]:
 
 
 def uses_streams(solution: Solution) -> bool:
-    """True where the source names streams or graphs of its own."""
-    return _STREAMS in labels_of(solution)
+    """True where the source names streams or graphs of its own, or is not read."""
+    return bool({_STREAMS, _LONG} & set(labels_of(solution)))
 
 
 def declares_non_deterministic(solution: Solution) -> bool:
