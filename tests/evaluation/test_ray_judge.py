@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from kernel_generator import KernelGenerator
+from kernel_generator.cli.campaign import Campaign, Job
+from kernel_generator.cli.exits import Exit
 from kernel_generator.domain.errors import DeviceLost, InvalidInput
+from kernel_generator.domain.events import Attempted, RunStarted
 from kernel_generator.domain.outcome import Outcome
 from kernel_generator.domain.target import find_target
 from kernel_generator.evaluation.devices import DevicePool
 from kernel_generator.evaluation.local import LocalJudge
 from kernel_generator.evaluation.places import judges_for
 from kernel_generator.evaluation.ray_judge import RayJudge
+from kernel_generator.models.scripted import ScriptedModel
+from kernel_generator.reporting.progress import Progress
+from kernel_generator.runs.goal import Goal
 from tests.evaluation.judging import CORRECTNESS, DOUBLE, TINY, solution, task
 from tests.running import NEVER_ENDS, wait_until_one_runs
+from tests.runs.sets import RIGHT, a_traceset, python_reply
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from flashinfer_bench.data import Definition
 
+    from kernel_generator.domain.events import Event
     from kernel_generator.evaluation.judge import Judge, PlacedJudge, Session
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -106,6 +118,36 @@ def judged(judge: Judge, candidates: list[str]) -> Found:
         return {of: it for part in threads.map(work, DEFINITIONS) for of, it in part.items()}
 
 
+def campaign(folder: Path, judge: Judge, first: str) -> dict[str, tuple[str, ...]]:
+    """Outcomes of all attempts by definition, of a campaign over three whose scripted model answers
+    with that, and then rightly."""
+    replies = {1: python_reply(first), 2: RIGHT}
+    progress = Progress(Console(file=io.StringIO()))
+    attempts: dict[str, list[str]] = {}
+    of_run: dict[str, str] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            of_run[event.run_id] = event.definition
+        if isinstance(event, Attempted):
+            outcome = event.attempt.outcome.value
+            attempts.setdefault(of_run[event.run_id], []).append(outcome)
+
+    traceset = a_traceset(folder / "set", "a", "b", "c", sizes=(3,))
+    generator = KernelGenerator(
+        model=ScriptedModel(lambda request: replies[request.proposal.round]),
+        language="python",
+        # What is not here is checked and not timed.
+        target_gpu="V100",
+        store=folder / "runs.db",
+        judge=judge,
+        on_event=note,
+    )
+    jobs = [Job(generator, traceset, name, Goal(3)) for name in traceset.definitions]
+    assert Campaign(jobs, progress, at_once=3).work() is Exit.SOLVED
+    return {name: tuple(outcomes) for name, outcomes in attempts.items()}
+
+
 def test_each_node_has_a_judge_that_says_where_it_is(judges: list[PlacedJudge]) -> None:
     assert len(judges) == 3
     assert all(judge.place.endswith(": CPU") and judge.slots == 1 for judge in judges)
@@ -117,6 +159,15 @@ def test_verdicts_are_the_same_as_without_ray(judges: list[PlacedJudge]) -> None
     assert judged(DevicePool(judges), ["right", "wrong", "telling"]) == without
     threads = f"ValueError: {torch.get_num_threads()}"
     assert set(without.values()) == {"CORRECT_NOT_MEASURED", "WRONG_VALUES", threads}
+
+
+def test_a_campaign_comes_to_the_same_as_without_ray(
+    judges: list[PlacedJudge], tmp_path: Path
+) -> None:
+    wrong = "def run(x):\n    return x * 5\n"
+    without = campaign(tmp_path / "without", DevicePool([LocalJudge(TINY, for_gpu=False)]), wrong)
+    assert campaign(tmp_path / "with", DevicePool(judges), wrong) == without
+    assert without == dict.fromkeys("abc", ("WRONG_VALUES", "CORRECT_NOT_MEASURED"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -150,3 +201,21 @@ def test_what_a_node_that_is_killed_had_under_way_is_judged_elsewhere(
     }
     with pytest.raises(DeviceLost):
         of_node[doomed.node_id].open(task()).prepare()
+
+
+def test_a_campaign_goes_on_where_a_node_is_killed_half_way(cluster: Any, tmp_path: Path) -> None:
+    doomed = cluster.list_all_nodes()[-1]
+    left = DevicePool(judges_for("ray", CPU, TINY, "strict"))
+    killed = threading.Event()
+
+    def kill() -> None:
+        wait_until_one_runs(doomed.all_processes["raylet"][0].process.pid)
+        cluster.remove_node(doomed, allow_graceful=False)
+        killed.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = campaign(tmp_path, left, LATE)
+    thread.join()
+    assert killed.is_set()
+    assert found == dict.fromkeys("abc", ("WRONG_VALUES", "CORRECT_NOT_MEASURED"))
