@@ -57,7 +57,8 @@ def test_a_run_is_told_line_by_line_and_people_read_the_rest_on_stderr(shell: Sh
 def test_resuming_tells_in_the_same_way(shell: Shell) -> None:
     with LoopbackServer([says(WRONG), says(RIGHT)]) as server:
         shell.run("optimize", "set", *at(server), *UNTIMED, "--max-tokens", 1)
-        ran = shell.run("resume", "--all", "--base-url", server.base_url, "--json-events")
+        more = ("--max-tokens", 10_000, "--json-events")
+        ran = shell.run("resume", "--all", "--base-url", server.base_url, *more)
     assert ran.code == 0, ran.err
     lines = [json.loads(line) for line in ran.out.splitlines()]
     assert [x["recalled"] for x in lines if x["event"] == "attempted"] == [True, False]

@@ -60,7 +60,7 @@ def test_a_run_goes_on_on_another_machine(shell: Shell, run: str) -> None:
     with LoopbackServer([says(RIGHT)]) as server:
         ran = shell.run(
             *("resume", run, "--base-url", server.base_url),
-            *("--traceset", "set", "--store", "elsewhere.db"),
+            *("--traceset", "set", "--store", "elsewhere.db", "--max-tokens", 10_000),
         )
     assert ran.code == 0, ran.err
     assert len(server.requests) == 1

@@ -51,11 +51,18 @@ def a_run(*attempts: Attempt, definition: str = "scale_add", run_id: str = "r1")
         program="1",
     )
     numbered = [
-        replace(attempt, proposal=replace(attempt.proposal, round=number))
+        replace(_of(definition, attempt), proposal=replace(attempt.proposal, round=number))
         for number, attempt in enumerate(attempts, start=1)
     ]
     steps = {(a.proposal.round, 0): Steps(a.reply, None, a.evaluation) for a in numbered}
     return KnownRun(run_id, "2026-01-01", settings, History(attempts=numbered, steps=steps))
+
+
+def _of(definition: str, attempt: Attempt) -> Attempt:
+    if attempt.candidate is None:
+        return attempt
+    mine = attempt.candidate.solution.model_copy(update={"definition": definition})
+    return replace(attempt, candidate=replace(attempt.candidate, solution=mine))
 
 
 def kept(store: Store, run: KnownRun) -> str:

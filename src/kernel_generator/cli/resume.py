@@ -121,7 +121,7 @@ def resume(
             code = max(code, Exit.UNSOLVED, key=_WORST_LAST.index)
         if code is not Exit.INTERRUPTED:
             handed_in = (batching.submit(those, share) for share, those in shares)
-            code = max(code, *taken, *handed_in, key=_WORST_LAST.index)
+            code = max([code, *taken, *handed_in], key=_WORST_LAST.index)
         if not chosen:
             progress.line("no run waits to go on")
         outputs.conclude(rows, len(chosen), kept.path, code)
